@@ -1,0 +1,59 @@
+// Sorting and merging dimensions, on the host, once a call.
+#include "layout.h"
+
+#include <utility>
+
+namespace fused_dropout {
+
+void Layout::swap(int a, int b) {
+  std::swap(size[a], size[b]);
+  for (int k = 0; k < operands; ++k) std::swap(stride[k][a], stride[k][b]);
+  std::swap(mask_stride[a], mask_stride[b]);
+}
+
+namespace {
+
+// Dimension d continues dimension d - 1 in every map.
+bool continues(const Layout& l, int d) {
+  bool all = l.mask_stride[d] == l.mask_stride[d - 1] * static_cast<uint64_t>(l.size[d - 1]);
+  for (int k = 0; k < l.operands; ++k) all = all && l.stride[k][d] == l.stride[k][d - 1] * l.size[d - 1];
+  return all;
+}
+
+}  // namespace
+
+Layout plan(int ndim, const int64_t* sizes, int operands, const int64_t* const* strides, const uint64_t* mask_strides,
+            uint64_t mask_base) {
+  Layout l;
+  l.ndim = 0;
+  l.operands = operands;
+  l.mask_base = mask_base;
+  for (int from = ndim - 1; from >= 0; --from) {
+    if (sizes[from] == 1) continue;
+    int d = l.ndim++;
+    l.size[d] = sizes[from];
+    for (int k = 0; k < operands; ++k) l.stride[k][d] = strides[k][from];
+    l.mask_stride[d] = mask_strides[from];
+    for (; d > 0 && l.stride[0][d] < l.stride[0][d - 1]; --d) l.swap(d, d - 1);
+  }
+  if (l.ndim == 0) {  // a single element
+    l.ndim = 1;
+    l.size[0] = 1;
+    for (int k = 0; k < operands; ++k) l.stride[k][0] = 1;
+    l.mask_stride[0] = 1;
+    return l;
+  }
+  int merged = 1;
+  for (int d = 1; d < l.ndim; ++d) {
+    if (merged != d) l.swap(merged, d);
+    if (continues(l, merged)) {
+      l.size[merged - 1] *= l.size[merged];
+    } else {
+      ++merged;
+    }
+  }
+  l.ndim = merged;
+  return l;
+}
+
+}  // namespace fused_dropout

@@ -1,0 +1,33 @@
+// The elementwise loops for machines with AVX2 and F16C. The standard headers come before the target pragma, so that what they
+// leave out of line runs on every machine; everything of ours comes after it.
+#if defined(__x86_64__)
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx,avx2,f16c,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC target("avx,avx2,f16c,bmi,bmi2")
+#endif
+
+#include <immintrin.h>
+
+#include "elementwise_loops.h"
+#include "simd_avx2.h"
+
+namespace fused_dropout {
+
+void elementwise_avx2(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, int64_t begin, int64_t end) {
+  visit_elementwise(pipeline, dtype, RunElementwise<Avx2>{args, begin, end});
+}
+
+}  // namespace fused_dropout
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif  // __x86_64__

@@ -1,0 +1,65 @@
+// Run-time dispatch: asked once, then an atomic pointer.
+#include "instruction_set.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fused_dropout {
+namespace {
+
+struct InstructionSet {
+  const char* name;
+  bool (*available)();
+  ElementwiseFunction elementwise;
+};
+
+const InstructionSet kInstructionSets[] = {
+#if defined(__x86_64__)
+    {"avx512",
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+     },
+     elementwise_avx512},
+    {"avx2",
+     [] {
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+     },
+     elementwise_avx2},
+#endif
+    {"portable", [] { return true; }, elementwise_portable},
+};
+
+const InstructionSet* find(const std::string& name) {
+  for (const InstructionSet& set : kInstructionSets) {
+    if (name == set.name && set.available()) return &set;
+  }
+  std::string names;
+  for (const std::string& each : available_instruction_sets()) names += (names.empty() ? "" : ", ") + each;
+  throw std::invalid_argument("CPU instruction set '" + name + "' is not available here; available: " + names);
+}
+
+std::atomic<const InstructionSet*>& active() {
+  static std::atomic<const InstructionSet*> set{[] {
+    const char* wanted = std::getenv("FUSED_DROPOUT_CPU_CAPABILITY");
+    return find(wanted ? wanted : available_instruction_sets().front());
+  }()};
+  return set;
+}
+
+}  // namespace
+
+std::vector<std::string> available_instruction_sets() {
+  std::vector<std::string> names;
+  for (const InstructionSet& set : kInstructionSets) {
+    if (set.available()) names.emplace_back(set.name);
+  }
+  return names;
+}
+
+std::string instruction_set() { return active().load(std::memory_order_relaxed)->name; }
+void use_instruction_set(const std::string& name) { active().store(find(name), std::memory_order_relaxed); }
+ElementwiseFunction elementwise_function() { return active().load(std::memory_order_relaxed)->elementwise; }
+
+}  // namespace fused_dropout
