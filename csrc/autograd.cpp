@@ -1,0 +1,271 @@
+// Derivatives, as PyTorch writes its own: a graph node that holds the state, and a tangent for forward mode.
+//
+// Every pipeline is affine in its inputs. With respect to the first, the derivative is `dropout_apply` with the same
+// state (and the pipeline's backward gain); the inputs after it receive the gradient as it is. `dropout_apply` is linear
+// and its own derivative, so double backward and forward over reverse need nothing more. Nothing is saved but the
+// state's 16 bytes (and p, where it is a tensor).
+//
+// Nodes are built by hand and not by torch::autograd::Function, which refuses functorch's transforms and gives forward
+// mode a silent zero.
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/add.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "elementwise_ops.h"
+
+namespace fused_dropout {
+namespace {
+
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+using MaskStrides = at::OptionalSymIntArrayRef;
+
+template <class Signature>
+c10::TypedOperatorHandle<Signature> find(const std::string& name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(("fused_dropout::" + name).c_str(), "").typed<Signature>();
+}
+
+Tensor dropout_apply(const Tensor& x, const Tensor& state, double p, const OptionalTensor& p_tensor, int64_t gain,
+                     MaskStrides mask_strides, c10::SymInt mask_base) {
+  static const auto op = find<Tensor(const Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
+                                     c10::SymInt)>("dropout_apply");
+  return op.call(x, state, p, p_tensor, gain, mask_strides, std::move(mask_base));
+}
+
+// What the derivative of a call is made of, besides the state.
+struct Derivative {
+  double p;
+  OptionalTensor p_tensor;
+  int64_t gain;
+  std::optional<std::vector<c10::SymInt>> mask_strides;
+  c10::SymInt mask_base;
+
+  Tensor operator()(const Tensor& x, const Tensor& state, const OptionalTensor& p_now) const {
+    return dropout_apply(x, state, p, p_now, gain, mask_strides ? MaskStrides(*mask_strides) : MaskStrides(), mask_base);
+  }
+  Tensor operator()(const Tensor& x, const Tensor& state) const { return (*this)(x, state, p_tensor); }
+};
+
+struct FusedDropoutBackward final : torch::autograd::Node {
+  void save(const Tensor& state, Derivative derivative) {
+    state_ = SavedVariable(state, false);
+    p_tensor_ = SavedVariable(std::exchange(derivative.p_tensor, std::nullopt), false);
+    derivative_ = std::move(derivative);
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    variable_list grad_inputs(num_outputs());
+    const Tensor& grad = grads[0];
+    if (!grad.defined()) return grad_inputs;
+    if (task_should_compute_output(0)) {
+      const Tensor p_tensor = p_tensor_.unpack();
+      grad_inputs[0] = derivative_(grad, state_.unpack(), p_tensor.defined() ? OptionalTensor(p_tensor) : std::nullopt);
+    }
+    for (size_t k = 1; k < grad_inputs.size(); ++k) {
+      if (task_should_compute_output(k)) grad_inputs[k] = grad;
+    }
+    return grad_inputs;
+  }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    state_.reset_data();
+    p_tensor_.reset_data();
+  }
+
+  std::string name() const override { return "FusedDropoutBackward"; }
+
+ private:
+  SavedVariable state_, p_tensor_;
+  Derivative derivative_;
+};
+
+// Nodes are shared_ptr up to PyTorch 2.12 and intrusive_ptr from 2.13 on.
+template <class Node, class Pointer = decltype(torch::autograd::Edge::function)>
+auto make_node() {
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
+    return std::shared_ptr<Node>(new Node(), [](Node* node) { deleteNode(node); });
+  } else {
+    return c10::make_intrusive<Node>();
+  }
+}
+using NodePointer = decltype(make_node<FusedDropoutBackward>());
+
+NodePointer node_for(at::ArrayRef<Tensor> inputs) {
+  bool any = false;
+  for (const Tensor& x : inputs) any = any || x.requires_grad();
+  if (!any || !c10::GradMode::is_enabled()) return nullptr;
+  NodePointer node = make_node<FusedDropoutBackward>();
+  for (const Tensor& x : inputs) node->add_next_edge(torch::autograd::impl::gradient_edge(x));
+  return node;
+}
+
+// The output's tangent, undefined where no input has one.
+Tensor tangent(at::ArrayRef<Tensor> inputs, const Tensor& state, const Derivative& derivative) {
+  const Tensor& first = inputs[0]._fw_grad(0);
+  Tensor sum = first.defined() ? derivative(first, state) : Tensor();
+  for (const Tensor& x : inputs.slice(1)) {
+    const Tensor& t = x._fw_grad(0);
+    if (t.defined()) sum = sum.defined() ? at::add(sum, t) : t;
+  }
+  return sum;
+}
+
+template <template <class> class Pipeline>
+Derivative derivative(double p, const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                      const c10::SymInt& mask_base) {
+  const Gain backward = Pipeline<float>::backward_gain(static_cast<Gain>(gain));
+  return {p, p_tensor, static_cast<int64_t>(backward),
+          mask_strides ? std::optional(mask_strides->vec()) : std::nullopt, mask_base};
+}
+
+void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& state, const NodePointer& node,
+            const Derivative& derivative) {
+  const Tensor t = tangent(inputs, state, derivative);
+  if (node) {
+    node->save(state, derivative);
+    torch::autograd::set_history(output, node);
+  }
+  if (t.defined()) output._set_fw_grad(t, 0, false);
+}
+
+void record_in_place(Tensor& self, const Tensor& tangent, const Tensor& state, const NodePointer& node,
+                     const Derivative& derivative) {
+  if (node) {
+    node->save(state, derivative);
+    torch::autograd::rebase_history(self, node);
+  }
+  if (tangent.defined()) self._set_fw_grad(tangent, 0, true);
+}
+
+template <template <class> class Pipeline, class Inputs = std::make_index_sequence<Pipeline<float>::kInputs>>
+struct Autograd;
+
+template <template <class> class Pipeline, size_t... I>
+struct Autograd<Pipeline, std::index_sequence<I...>> {
+  static std::string name() { return pipeline_name(Pipeline<float>::kId); }
+
+  static Pair random(c10::DispatchKeySet keys, TensorRef<I>... inputs, double p, const OptionalTensor& p_tensor,
+                     int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base, OptionalGenerator generator,
+                     const OptionalTensor& call_id) {
+    static const auto op = find<Pair(TensorRef<I>..., double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
+                                     OptionalGenerator, const OptionalTensor&)>(name());
+    const Tensor all[] = {inputs...};
+    const NodePointer node = node_for(all);
+    Pair result = [&] {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      return op.redispatch(keys & c10::after_autograd_keyset, inputs..., p, p_tensor, gain, mask_strides, mask_base,
+                           std::move(generator), call_id);
+    }();
+    record(std::get<0>(result), all, std::get<1>(result), node,
+           derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base));
+    return result;
+  }
+
+  static Tensor apply(c10::DispatchKeySet keys, TensorRef<I>... inputs, const Tensor& state, double p,
+                      const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
+    static const auto op = find<Tensor(TensorRef<I>..., const Tensor&, double, const OptionalTensor&, int64_t,
+                                       MaskStrides, c10::SymInt)>(name() + "_apply");
+    const Tensor all[] = {inputs...};
+    const NodePointer node = node_for(all);
+    Tensor output = [&] {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      return op.redispatch(keys & c10::after_autograd_keyset, inputs..., state, p, p_tensor, gain, mask_strides,
+                           mask_base);
+    }();
+    record(output, all, state, node, derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base));
+    return output;
+  }
+
+  static Tensor random_in_place(c10::DispatchKeySet keys, Tensor& self, double p, const OptionalTensor& p_tensor,
+                                int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base,
+                                OptionalGenerator generator, const OptionalTensor& call_id) {
+    static const auto op = find<Tensor(Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
+                                       OptionalGenerator, const OptionalTensor&)>(name() + "_");
+    const NodePointer node = node_for({self});
+    torch::autograd::check_inplace(self, node != nullptr);
+    Tensor state = [&] {
+      const at::AutoDispatchBelowAutograd guard;
+      return op.redispatch(keys & c10::after_autograd_keyset, self, p, p_tensor, gain, mask_strides, mask_base,
+                           std::move(generator), call_id);
+    }();
+    const Derivative d = derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base);
+    record_in_place(self, tangent({self}, state, d), state, node, d);
+    return state;
+  }
+
+  static void apply_in_place(c10::DispatchKeySet keys, Tensor& self, const Tensor& state, double p,
+                             const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                             c10::SymInt mask_base) {
+    static const auto op = find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
+                                     c10::SymInt)>(name() + "_apply_");
+    const NodePointer node = node_for({self});
+    torch::autograd::check_inplace(self, node != nullptr);
+    {
+      const at::AutoDispatchBelowAutograd guard;
+      op.redispatch(keys & c10::after_autograd_keyset, self, state, p, p_tensor, gain, mask_strides, mask_base);
+    }
+    const Derivative d = derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base);
+    record_in_place(self, tangent({self}, state, d), state, node, d);
+  }
+};
+
+struct AutogradFamily {
+  static constexpr bool kFunctional = true;
+  template <template <class> class Pipeline>
+  using Of = Autograd<Pipeline>;
+};
+
+// The key below autograd counts the version of a tensor that is written to; inference tensors refuse here.
+template <template <class> class Pipeline>
+struct CountVersion {
+  static std::string name() { return pipeline_name(Pipeline<float>::kId); }
+
+  static Tensor random_in_place(c10::DispatchKeySet keys, Tensor& self, double p, const OptionalTensor& p_tensor,
+                                int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base,
+                                OptionalGenerator generator, const OptionalTensor& call_id) {
+    static const auto op = find<Tensor(Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
+                                       OptionalGenerator, const OptionalTensor&)>(name() + "_");
+    Tensor state = [&] {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      return op.redispatch(keys & c10::after_ADInplaceOrView_keyset, self, p, p_tensor, gain, mask_strides,
+                           std::move(mask_base), std::move(generator), call_id);
+    }();
+    torch::autograd::increment_version(self);
+    return state;
+  }
+
+  static void apply_in_place(c10::DispatchKeySet keys, Tensor& self, const Tensor& state, double p,
+                             const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                             c10::SymInt mask_base) {
+    static const auto op = find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
+                                     c10::SymInt)>(name() + "_apply_");
+    {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      op.redispatch(keys & c10::after_ADInplaceOrView_keyset, self, state, p, p_tensor, gain, mask_strides,
+                    std::move(mask_base));
+    }
+    torch::autograd::increment_version(self);
+  }
+};
+
+struct CountVersionFamily {
+  static constexpr bool kFunctional = false;
+  template <template <class> class Pipeline>
+  using Of = CountVersion<Pipeline>;
+};
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) { register_pipelines<AutogradFamily>(m); }
+TORCH_LIBRARY_IMPL(fused_dropout, ADInplaceOrView, m) { register_pipelines<CountVersionFamily>(m); }
+
+}  // namespace fused_dropout

@@ -1,0 +1,110 @@
+#include "border.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
+
+#include <array>
+
+namespace fused_dropout {
+
+void check_inputs(const char* name, at::ArrayRef<at::Tensor> inputs) {
+  const at::Tensor& x = inputs[0];
+  const at::ScalarType dtype = x.scalar_type();
+  TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble, name,
+              ": expected a tensor of dtype float16, bfloat16, float32 or float64, but got ", dtype,
+              "; convert it first, or call it with training=False");
+  TORCH_CHECK(x.layout() == at::kStrided, name, ": expected a dense tensor, but got one of layout ", x.layout());
+  for (size_t k = 1; k < inputs.size(); ++k) {
+    const at::Tensor& other = inputs[k];
+    TORCH_CHECK_VALUE(other.sym_sizes() == x.sym_sizes(), name, ": expected all tensors to have the input's shape ",
+                      x.sym_sizes(), ", but got one of shape ", other.sym_sizes());
+    TORCH_CHECK(other.scalar_type() == dtype, name, ": expected all tensors to have the input's dtype ", dtype,
+                ", but got one of ", other.scalar_type());
+    TORCH_CHECK(other.device() == x.device(), name, ": expected all tensors on the input's device ", x.device(),
+                ", but got one on ", other.device());
+    TORCH_CHECK(other.layout() == at::kStrided, name, ": expected dense tensors, but got one of layout ",
+                other.layout());
+  }
+}
+
+void check_map(const char* name, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,
+               int64_t gain, std::optional<size_t> mask_strides) {
+  TORCH_CHECK_VALUE(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got ", p);
+  TORCH_CHECK_VALUE(gain >= 0 && gain <= static_cast<int64_t>(Gain::kAlpha), name, ": unknown gain ", gain);
+  if (p_tensor) {
+    TORCH_CHECK_VALUE(p_tensor->dim() == 0 && at::isFloatingType(p_tensor->scalar_type()), name,
+                      ": expected p to be a 0-d floating-point tensor, but got ", p_tensor->scalar_type(),
+                      " of shape ", p_tensor->sym_sizes());
+    TORCH_CHECK_VALUE(p_tensor->device() == like.device(), name, ": expected p on the input's device ", like.device(),
+                      ", but it is on ", p_tensor->device());
+  }
+  TORCH_CHECK_VALUE(!mask_strides || *mask_strides == static_cast<size_t>(like.dim()), name, ": expected ", like.dim(),
+                    " mask strides, one a dimension, but got ", mask_strides.value_or(0));
+}
+
+void check_state(const char* name, const at::Tensor& state, c10::Device device) {
+  TORCH_CHECK_VALUE(state.scalar_type() == at::kLong && state.dim() == 1 && state.sym_size(0) == 2, name,
+                    ": expected rng to be an int64 tensor of 2 elements, as fused_dropout.draw() returns, but got ",
+                    state.scalar_type(), " of shape ", state.sym_sizes());
+  TORCH_CHECK_VALUE(state.device() == device, name, ": expected rng on the input's device ", device,
+                    ", but it is on ", state.device());
+}
+
+std::optional<at::Tensor> device_p(const std::optional<at::Tensor>& p_tensor) {
+  if (!p_tensor) return std::nullopt;
+  return p_tensor->to(at::kDouble);
+}
+
+DType kernel_dtype(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kHalf:
+      return DType::kFloat16;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kDouble:
+      return DType::kFloat64;
+    default:
+      return DType::kFloat32;
+  }
+}
+
+StateSource state_source(const at::Tensor& state) {
+  const int64_t* seed = state.const_data_ptr<int64_t>();
+  return {seed, seed + state.stride(0), 0, 0};
+}
+
+ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tensor> inputs, const MapArgs& map,
+                                 const std::optional<at::Tensor>& device_p) {
+  ElementwiseArgs args;
+  const int ndim = static_cast<int>(output.dim()), operands = static_cast<int>(inputs.size()) + 1;
+  args.output = output.mutable_data_ptr();
+  std::array<const int64_t*, kMaxOperands> strides{output.strides().data()};
+  bool contiguous = output.is_contiguous();
+  for (size_t k = 0; k < inputs.size(); ++k) {
+    args.inputs[k] = inputs[k].const_data_ptr();
+    strides[k + 1] = inputs[k].strides().data();
+    contiguous = contiguous && inputs[k].is_contiguous();
+  }
+  const uint64_t base = static_cast<uint64_t>(map.mask_base);
+  if (contiguous && !map.mask_strides) {  // the common case is a single run: nothing to sort
+    constexpr int64_t one = 1;
+    constexpr uint64_t one_mask = 1;
+    const int64_t numel = output.numel();
+    strides.fill(&one);
+    args.layout = plan(1, &numel, operands, strides.data(), &one_mask, base);
+  } else {
+    std::array<uint64_t, kMaxDims> mask_strides;
+    uint64_t row_major = 1;
+    for (int d = ndim - 1; d >= 0; --d) {
+      mask_strides[d] = map.mask_strides ? static_cast<uint64_t>((*map.mask_strides)[d]) : row_major;
+      row_major *= static_cast<uint64_t>(output.size(d));
+    }
+    args.layout = plan(ndim, output.sizes().data(), operands, strides.data(), mask_strides.data(), base);
+  }
+  args.p.value = Probability::of(map.p);
+  args.p.p_ptr = device_p ? device_p->const_data_ptr<double>() : nullptr;
+  args.gain = static_cast<Gain>(map.gain);
+  return args;
+}
+
+}  // namespace fused_dropout

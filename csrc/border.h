@@ -1,0 +1,40 @@
+// The border between tensors and kernels: every argument is validated here, once, for every operation and device.
+//
+// A message says what was expected, what came, and what to do.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
+
+#include <optional>
+
+#include "core/elementwise.h"
+
+namespace fused_dropout {
+
+// The arguments that every operation ends with (see ops.cpp), after its tensors.
+struct MapArgs {
+  double p;
+  const std::optional<at::Tensor>& p_tensor;
+  int64_t gain;
+  at::OptionalIntArrayRef mask_strides;
+  int64_t mask_base;
+};
+
+// `inputs[0]` decides shape, dtype, device and the layout of the output.
+void check_inputs(const char* name, at::ArrayRef<at::Tensor> inputs);
+void check_map(const char* name, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,
+               int64_t gain, std::optional<size_t> mask_strides);
+void check_state(const char* name, const at::Tensor& state, c10::Device device);
+
+// p_tensor as float64 on its device, which the arguments built from it point into.
+std::optional<at::Tensor> device_p(const std::optional<at::Tensor>& p_tensor);
+
+ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tensor> inputs, const MapArgs& map,
+                                 const std::optional<at::Tensor>& device_p);
+
+StateSource state_source(const at::Tensor& state);
+
+DType kernel_dtype(at::ScalarType dtype);
+
+}  // namespace fused_dropout

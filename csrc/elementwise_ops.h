@@ -1,0 +1,172 @@
+// The elementwise operations, written once: for a pipeline and a backend (CPU, CUDA), and for the meta device.
+//
+// A backend is three functions:
+//   StateSource draw(generator, int64_t* state)   reserves a state, of which `state` receives a copy now or in `run`
+//   void make_state(at::Tensor& state, StateSource)   stores one
+//   void run(PipelineId, DType, const ElementwiseArgs&)
+// Outputs are allocated and every check is made before a state is drawn, so a call that raises draws none.
+#pragma once
+
+#include <ATen/MemoryOverlap.h>
+#include <ATen/core/Generator.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/core/DeviceGuard.h>
+
+#include <tuple>
+#include <utility>
+
+#include "border.h"
+#include "registration.h"
+
+namespace fused_dropout {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using OptionalGenerator = std::optional<at::Generator>;
+using Pair = std::tuple<Tensor, Tensor>;
+
+template <size_t>
+using TensorRef = const Tensor&;
+
+inline Tensor new_state(const Tensor& like) { return at::empty({2}, like.options().dtype(at::kLong)); }
+
+template <class Backend, PipelineId kId>
+struct Calls {
+  static void run(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map, StateSource source,
+                  int64_t* state_out) {
+    const OptionalTensor p = device_p(map.p_tensor);
+    if (output.numel() == 0 && state_out == nullptr) return;
+    ElementwiseArgs args = elementwise_args(output, inputs, map, p);
+    args.state = source;
+    args.state_out = state_out;
+    Backend::run(kId, kernel_dtype(output.scalar_type()), args);
+  }
+
+  static void check(at::ArrayRef<Tensor> inputs, const MapArgs& map) {
+    const char* name = pipeline_name(kId);
+    check_inputs(name, inputs);
+    check_map(name, inputs[0], map.p, map.p_tensor, map.gain,
+              map.mask_strides ? std::optional<size_t>(map.mask_strides->size()) : std::nullopt);
+  }
+
+  static Tensor random_into(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map,
+                            const OptionalGenerator& generator) {
+    Tensor state = new_state(output);
+    int64_t* state_out = state.mutable_data_ptr<int64_t>();
+    run(output, inputs, map, Backend::draw(generator, state_out), state_out);
+    return state;
+  }
+
+  static Pair random(at::ArrayRef<Tensor> inputs, const MapArgs& map, const OptionalGenerator& generator) {
+    check(inputs, map);
+    const c10::DeviceGuard guard(inputs[0].device());
+    Tensor output = at::empty_like(inputs[0]);
+    Tensor state = random_into(output, inputs, map, generator);
+    return {std::move(output), std::move(state)};
+  }
+
+  static Tensor random_in_place(const Tensor& self, const MapArgs& map, const OptionalGenerator& generator) {
+    check({self}, map);
+    at::assert_no_internal_overlap(self);
+    const c10::DeviceGuard guard(self.device());
+    return random_into(self, {self}, map, generator);
+  }
+
+  static Tensor apply(at::ArrayRef<Tensor> inputs, const Tensor& state, const MapArgs& map) {
+    check(inputs, map);
+    check_state(pipeline_name(kId), state, inputs[0].device());
+    const c10::DeviceGuard guard(inputs[0].device());
+    Tensor output = at::empty_like(inputs[0]);
+    run(output, inputs, map, state_source(state), nullptr);
+    return output;
+  }
+
+  static void apply_in_place(const Tensor& self, const Tensor& state, const MapArgs& map) {
+    check({self}, map);
+    check_state(pipeline_name(kId), state, self.device());
+    at::assert_no_internal_overlap(self);
+    const c10::DeviceGuard guard(self.device());
+    run(self, {self}, map, state_source(state), nullptr);
+  }
+};
+
+// The signatures that the dispatcher knows.
+template <class Backend, template <class> class Pipeline,
+          class Inputs = std::make_index_sequence<Pipeline<float>::kInputs>>
+struct Elementwise;
+
+template <class Backend, template <class> class Pipeline, size_t... I>
+struct Elementwise<Backend, Pipeline, std::index_sequence<I...>> {
+  using Call = Calls<Backend, Pipeline<float>::kId>;
+
+  static Pair random(TensorRef<I>... inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
+                     at::OptionalIntArrayRef mask_strides, int64_t mask_base, OptionalGenerator generator,
+                     const OptionalTensor&) {
+    return Call::random({inputs...}, {p, p_tensor, gain, mask_strides, mask_base}, generator);
+  }
+
+  static Tensor apply(TensorRef<I>... inputs, const Tensor& state, double p, const OptionalTensor& p_tensor,
+                      int64_t gain, at::OptionalIntArrayRef mask_strides, int64_t mask_base) {
+    return Call::apply({inputs...}, state, {p, p_tensor, gain, mask_strides, mask_base});
+  }
+
+  static Tensor random_in_place(Tensor& self, double p, const OptionalTensor& p_tensor, int64_t gain,
+                                at::OptionalIntArrayRef mask_strides, int64_t mask_base, OptionalGenerator generator,
+                                const OptionalTensor&) {
+    return Call::random_in_place(self, {p, p_tensor, gain, mask_strides, mask_base}, generator);
+  }
+
+  static void apply_in_place(Tensor& self, const Tensor& state, double p, const OptionalTensor& p_tensor, int64_t gain,
+                             at::OptionalIntArrayRef mask_strides, int64_t mask_base) {
+    Call::apply_in_place(self, state, {p, p_tensor, gain, mask_strides, mask_base});
+  }
+};
+
+template <class Backend>
+struct States {
+  static Tensor draw(const Tensor& device_of, OptionalGenerator generator) {
+    const c10::DeviceGuard guard(device_of.device());
+    Tensor state = new_state(device_of);
+    Backend::make_state(state, Backend::draw(generator, state.mutable_data_ptr<int64_t>()));
+    return state;
+  }
+
+  static Tensor make_state(const Tensor& device_of, int64_t seed, int64_t offset) {
+    const c10::DeviceGuard guard(device_of.device());
+    Tensor state = new_state(device_of);
+    Backend::make_state(state, {nullptr, nullptr, static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)});
+    return state;
+  }
+
+  static Tensor keep_mask(const Tensor& state, at::IntArrayRef shape, double p, const OptionalTensor& p_tensor,
+                          int64_t gain, at::OptionalIntArrayRef mask_strides, int64_t mask_base) {
+    const char* name = pipeline_name(PipelineId::kKeepMask);
+    const c10::DeviceGuard guard(state.device());
+    Tensor mask = at::empty(shape, state.options().dtype(at::kBool));
+    check_state(name, state, state.device());
+    check_map(name, mask, p, p_tensor, gain,
+              mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
+    Calls<Backend, PipelineId::kKeepMask>::run(mask, {}, {p, p_tensor, gain, mask_strides, mask_base},
+                                               state_source(state), nullptr);
+    return mask;
+  }
+};
+
+// What a backend registers.
+template <class Backend>
+struct BackendFamily {
+  static constexpr bool kFunctional = true;
+  template <template <class> class Pipeline>
+  using Of = Elementwise<Backend, Pipeline>;
+};
+
+template <class Backend>
+void register_backend(torch::Library& m) {
+  register_pipelines<BackendFamily<Backend>>(m);
+  m.impl("draw", &States<Backend>::draw);
+  m.impl("make_state", &States<Backend>::make_state);
+  m.impl("keep_mask", &States<Backend>::keep_mask);
+}
+
+}  // namespace fused_dropout

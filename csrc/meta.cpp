@@ -1,0 +1,82 @@
+// The operations without data: what torch.compile, FakeTensor and the meta device call. The same checks, symbolic sizes,
+// no kernel, and no state drawn.
+#include <ATen/ops/empty.h>
+
+#include "elementwise_ops.h"
+
+namespace fused_dropout {
+namespace {
+
+using MaskStrides = at::OptionalSymIntArrayRef;
+
+template <template <class> class Pipeline, class Inputs = std::make_index_sequence<Pipeline<float>::kInputs>>
+struct Meta;
+
+template <template <class> class Pipeline, size_t... I>
+struct Meta<Pipeline, std::index_sequence<I...>> {
+  static void check(at::ArrayRef<Tensor> inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
+                    MaskStrides mask_strides) {
+    const char* name = pipeline_name(Pipeline<float>::kId);
+    check_inputs(name, inputs);
+    check_map(name, inputs[0], p, p_tensor, gain,
+              mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
+  }
+
+  static Pair random(TensorRef<I>... inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
+                     MaskStrides mask_strides, c10::SymInt, OptionalGenerator, const OptionalTensor&) {
+    const Tensor all[] = {inputs...};
+    check(all, p, p_tensor, gain, mask_strides);
+    return {at::empty_like(all[0]), new_state(all[0])};
+  }
+
+  static Tensor apply(TensorRef<I>... inputs, const Tensor& state, double p, const OptionalTensor& p_tensor,
+                      int64_t gain, MaskStrides mask_strides, c10::SymInt) {
+    const Tensor all[] = {inputs...};
+    check(all, p, p_tensor, gain, mask_strides);
+    check_state(pipeline_name(Pipeline<float>::kId), state, all[0].device());
+    return at::empty_like(all[0]);
+  }
+
+  static Tensor random_in_place(Tensor& self, double p, const OptionalTensor& p_tensor, int64_t gain,
+                                MaskStrides mask_strides, c10::SymInt, OptionalGenerator, const OptionalTensor&) {
+    check({self}, p, p_tensor, gain, mask_strides);
+    return new_state(self);
+  }
+
+  static void apply_in_place(Tensor& self, const Tensor& state, double p, const OptionalTensor& p_tensor, int64_t gain,
+                             MaskStrides mask_strides, c10::SymInt) {
+    check({self}, p, p_tensor, gain, mask_strides);
+    check_state(pipeline_name(Pipeline<float>::kId), state, self.device());
+  }
+};
+
+Tensor draw(const Tensor& device_of, OptionalGenerator) { return new_state(device_of); }
+
+Tensor make_state(const Tensor& device_of, int64_t, int64_t) { return new_state(device_of); }
+
+Tensor keep_mask(const Tensor& state, at::SymIntArrayRef shape, double p, const OptionalTensor& p_tensor, int64_t gain,
+                 MaskStrides mask_strides, c10::SymInt) {
+  const char* name = pipeline_name(PipelineId::kKeepMask);
+  Tensor mask = at::empty_symint(shape, state.options().dtype(at::kBool));
+  check_state(name, state, state.device());
+  check_map(name, mask, p, p_tensor, gain,
+            mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
+  return mask;
+}
+
+struct MetaFamily {
+  static constexpr bool kFunctional = true;
+  template <template <class> class Pipeline>
+  using Of = Meta<Pipeline>;
+};
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) {
+  register_pipelines<MetaFamily>(m);
+  m.impl("draw", &draw);
+  m.impl("make_state", &make_state);
+  m.impl("keep_mask", &keep_mask);
+}
+
+}  // namespace fused_dropout

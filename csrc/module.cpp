@@ -1,0 +1,29 @@
+// The Python module. Importing it registers the operations; tensors go through the dispatcher, never through here.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "core/mask.h"
+#include "cpu/instruction_set.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["torch"] = FD_TORCH_VERSION;
+  info["cuda"] = std::string(FD_CUDA_VERSION).empty() ? py::object(py::none()) : py::str(FD_CUDA_VERSION);
+  info["cuda_architectures"] = py::str(FD_CUDA_ARCHITECTURES).attr("split")();
+  info["cpu_instruction_sets"] = fused_dropout::available_instruction_sets();
+  info["cpu_instruction_set"] = fused_dropout::instruction_set();
+  info["compiler"] = __VERSION__;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+  m.attr("RNG_VERSION") = fused_dropout::kRngVersion;
+  m.def("build_info", &build_info);
+  m.def("use_instruction_set", &fused_dropout::use_instruction_set, py::arg("name"));
+}

@@ -1,0 +1,37 @@
+// The operations: a table of contents.
+//
+// Each pipeline is two operations. `NAME` draws a state and returns it beside its output; `NAME_apply` is the same
+// function of a given state: pure, and what backward, double backward and recomputation call. A trailing underscore
+// works in place. Every one of them ends with the same arguments:
+//   p, p_tensor          the probability of dropping; where p_tensor is given (0-d, on the device) it replaces p
+//   gain                 what a kept element is multiplied by: 0: 1/(1-p), 1: 1, 2: alpha dropout's a
+//   mask_strides, _base  the affine map from coordinates to mask index; None: row-major over the input's own shape
+//   call_id              read by nobody: a fresh tensor for each traced call keeps a compiler from merging two draws
+#include <torch/library.h>
+
+#define FD_MAP "Tensor? p_tensor=None, int gain=0, SymInt[]? mask_strides=None, SymInt mask_base=0"
+#define FD_DRAW ", Generator? generator=None, Tensor? call_id=None"
+
+TORCH_LIBRARY(fused_dropout, m) {
+  const std::vector<at::Tag> random = {at::Tag::nondeterministic_seeded};
+  const auto draws = [&](const char* schema) { m.def(schema, random); };
+  const auto pure = [&](const char* schema) { m.def(schema); };
+
+  draws("dropout(Tensor input, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
+  draws("dropout_(Tensor(a!) self, float p, *, " FD_MAP FD_DRAW ") -> Tensor state");
+  pure("dropout_apply(Tensor input, Tensor state, float p, *, " FD_MAP ") -> Tensor");
+  pure("dropout_apply_(Tensor(a!) self, Tensor state, float p, *, " FD_MAP ") -> ()");
+
+  draws("alpha_dropout(Tensor input, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
+  draws("alpha_dropout_(Tensor(a!) self, float p, *, " FD_MAP FD_DRAW ") -> Tensor state");
+  pure("alpha_dropout_apply(Tensor input, Tensor state, float p, *, " FD_MAP ") -> Tensor");
+  pure("alpha_dropout_apply_(Tensor(a!) self, Tensor state, float p, *, " FD_MAP ") -> ()");
+
+  draws("dropout_add(Tensor input, Tensor residual, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
+  pure("dropout_add_apply(Tensor input, Tensor residual, Tensor state, float p, *, " FD_MAP ") -> Tensor");
+
+  // States. `device_of` says where: its values are not read.
+  draws("draw(Tensor device_of, *, Generator? generator=None) -> Tensor");
+  pure("make_state(Tensor device_of, int seed, int offset) -> Tensor");
+  pure("keep_mask(Tensor state, SymInt[] shape, float p, *, " FD_MAP ") -> Tensor");
+}

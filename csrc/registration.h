@@ -1,0 +1,55 @@
+// The table of pipelines: every backend, the meta device and autograd register the same rows from here.
+//
+// A Family gives, for a pipeline, a class with the functions of its operations: `random` and `apply`, and for a pipeline
+// of one input `random_in_place` and `apply_in_place`.
+#pragma once
+
+#include <torch/library.h>
+
+#include <string>
+
+#include "core/pipelines.h"
+
+namespace fused_dropout {
+
+// The name of a pipeline's operation, which is also the public function's.
+inline const char* pipeline_name(PipelineId id) {
+  switch (id) {
+    case PipelineId::kAlphaDropout:
+      return "alpha_dropout";
+    case PipelineId::kDropoutAdd:
+      return "dropout_add";
+    case PipelineId::kKeepMask:
+      return "keep_mask";
+    default:
+      return "dropout";
+  }
+}
+
+template <template <class> class Pipeline>
+struct InPlace {
+  static constexpr bool value = Pipeline<float>::kInputs == 1;
+};
+
+template <class Family, template <class> class Pipeline>
+void register_pipeline(torch::Library& m) {
+  using Operations = typename Family::template Of<Pipeline>;
+  const std::string name = pipeline_name(Pipeline<float>::kId);
+  if constexpr (Family::kFunctional) {
+    m.impl(name.c_str(), &Operations::random);
+    m.impl((name + "_apply").c_str(), &Operations::apply);
+  }
+  if constexpr (InPlace<Pipeline>::value) {
+    m.impl((name + "_").c_str(), &Operations::random_in_place);
+    m.impl((name + "_apply_").c_str(), &Operations::apply_in_place);
+  }
+}
+
+template <class Family>
+void register_pipelines(torch::Library& m) {
+  register_pipeline<Family, Dropout>(m);
+  register_pipeline<Family, AlphaDropout>(m);
+  register_pipeline<Family, DropoutAdd>(m);
+}
+
+}  // namespace fused_dropout

@@ -1,0 +1,86 @@
+"""Loads the extension, or says why not and puts the reference in its place.
+
+`ops` holds the operations of csrc/ops.cpp; functional.py and rng.py call nothing else. Importing never fails.
+"""
+
+import json
+import warnings
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from . import reference
+
+REMEDY = "rebuild it with `pip install --no-build-isolation --force-reinstall --no-deps .` in a checkout"
+NAMES = (
+    "dropout dropout_ dropout_apply dropout_apply_ alpha_dropout alpha_dropout_ alpha_dropout_apply "
+    "alpha_dropout_apply_ dropout_add dropout_add_apply draw make_state keep_mask"
+).split()
+
+
+def load(folder: Path, torch_version: str) -> Any:
+    """The extension module in `folder`; ImportError, in words, where it is missing or was built for another torch.
+
+    The versions are compared before the library is opened: what an extension for another torch does then is undefined.
+    """
+    try:
+        built_for = json.loads((folder / "_build.json").read_text())["torch"]
+    except FileNotFoundError:
+        raise ImportError("the extension has not been built") from None
+    if built_for != torch_version:
+        raise ImportError(f"the extension was built for torch {built_for}, and this is torch {torch_version}")
+    return import_module("fused_dropout._C")
+
+
+def operations(extension: Any) -> SimpleNamespace:
+    if extension is None:
+        return SimpleNamespace(**{name: getattr(reference, name) for name in NAMES})
+    if torch.version.cuda is not None and extension.build_info()["cuda"] is None:
+        _reference_on_cuda()
+    return SimpleNamespace(**{name: getattr(torch.ops.fused_dropout, name).default for name in NAMES})
+
+
+def _reference_on_cuda() -> None:
+    """A torch with CUDA and an extension without: CUDA tensors get the reference, and one warning."""
+
+    def with_warning(name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            warnings.warn(
+                f"fused_dropout was built without CUDA and runs its slow reference on CUDA tensors; {REMEDY}, with nvcc",
+                stacklevel=2,
+            )
+            return getattr(reference, name)(*args, **kwargs)
+
+        return call
+
+    global _library
+    _library = torch.library.Library("fused_dropout", "IMPL")
+    for name in NAMES:
+        _library.impl(name, with_warning(name), "CUDA")
+
+
+def build_info() -> dict[str, Any]:
+    """What the extension was built against, and what it uses here.
+
+    Returns:
+        ``torch`` and ``cuda`` (versions built against, ``cuda`` None without), ``cuda_architectures`` (list),
+        ``cpu_instruction_sets`` (those of this processor that were built, best first), ``cpu_instruction_set`` (the one
+        in use), ``compiler``; with the reference in place of the extension, ``extension`` is False and the rest None.
+    """
+    keys = ("torch", "cuda", "cuda_architectures", "cpu_instruction_sets", "cpu_instruction_set", "compiler")
+    info = dict.fromkeys(keys) if extension is None else extension.build_info()
+    return {"extension": extension is not None, "rng_version": reference.RNG_VERSION, **info}
+
+
+try:
+    extension: Any = load(Path(__file__).parent, torch.__version__)
+except (ImportError, OSError) as error:
+    extension = None
+    warnings.warn(
+        f"fused_dropout: {error}. The masks and values stay the same, computed by a slow reference; {REMEDY}.",
+        stacklevel=2,
+    )
+ops = operations(extension)

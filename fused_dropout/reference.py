@@ -1,0 +1,262 @@
+"""The mask contract in plain PyTorch operations: slow, obvious, and independent of the extension.
+
+It is the oracle of the tests, and it takes the extension's place where that cannot be loaded: the functions at the end
+have the names, arguments and results of the operations in csrc/ops.cpp. Words are int64 tensors that hold 32 bits, or
+64 read as unsigned; every shift right is followed by the mask that makes it logical.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+RNG_VERSION = 1
+GROUP = 8  # elements that one Philox block decides
+GAIN_UPSCALE, GAIN_ONE, GAIN_ALPHA = 0, 1, 2
+ALPHA_PRIME = -1.7580993408473766  # SELU's value at minus infinity (Klambauer et al. 2017)
+LOW32 = 0xFFFFFFFF
+
+
+def high32(x: Tensor) -> Tensor:
+    return (x >> 32) & LOW32
+
+
+def philox4x32_10(counter: Sequence[Tensor], seed: Tensor) -> list[Tensor]:
+    """Philox4x32 with ten rounds (Salmon et al., SC'11): four words from a counter of four and a 64-bit key."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = seed & LOW32, high32(seed)
+    for _ in range(10):
+        product0, product1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # wraps around 2^64, which keeps all bits
+        c0, c1, c2, c3 = high32(product1) ^ c1 ^ k0, product1 & LOW32, high32(product0) ^ c3 ^ k1, product0 & LOW32
+        k0, k1 = (k0 + 0x9E3779B9) & LOW32, (k1 + 0xBB67AE85) & LOW32
+    return [c0, c1, c2, c3]
+
+
+def words(state: Tensor, mask_index: Tensor) -> Tensor:
+    """The 32-bit word of each mask index."""
+    group = (mask_index >> 3) & (2**61 - 1)
+    lane = mask_index & (GROUP - 1)
+    step = (state[1] >> 2) & (2**62 - 1)
+
+    def half(step: Tensor) -> Tensor:
+        low, high = (step & LOW32).expand_as(group), high32(step).expand_as(group)
+        block = torch.stack(philox4x32_10((low, high, group & LOW32, high32(group)), state[0]))
+        return (block.gather(0, (lane >> 1)[None])[0] >> (16 * (lane & 1))) & 0xFFFF
+
+    return (half(step) << 16) | half(step + 1)
+
+
+def drop_below(p: float | Tensor) -> int | Tensor:
+    """The threshold: round-half-even of p * 2^32, an exact product. A tensor outside [0, 1] counts as 1."""
+    if isinstance(p, Tensor):
+        p = p.double()
+        return torch.where((p >= 0) & (p <= 1), torch.round(p * 2.0**32), 2.0**32).to(torch.int64)
+    return round(p * 2.0**32)
+
+
+def kept(p: float | Tensor) -> float | Tensor:
+    """The probability of keeping that is honoured, 1 - drop_below / 2^32."""
+    return (2**32 - drop_below(p)) / 2**32 if not isinstance(p, Tensor) else (2**32 - drop_below(p)).double() / 2.0**32
+
+
+def gain_of(p: float | Tensor, gain: int) -> float | Tensor:
+    """What a kept element is multiplied by: 1 / (1 - p), 1, or alpha dropout's a. 0 where nothing is kept."""
+    q = kept(p)
+    if isinstance(q, Tensor):
+        alpha = torch.rsqrt(q * (1 + (1 - q) * ALPHA_PRIME**2)) if gain == GAIN_ALPHA else 1 / q
+        return torch.ones_like(q) if gain == GAIN_ONE else torch.where(q > 0, alpha, 0.0)
+    if gain == GAIN_ONE:
+        return 1.0
+    if q == 0:
+        return 0.0
+    return 1 / math.sqrt(q * (1 + (1 - q) * ALPHA_PRIME**2)) if gain == GAIN_ALPHA else 1 / q
+
+
+def row_major(noise_shape: Sequence[int]) -> list[int]:
+    """The mask strides of a noise shape: row-major, 0 along its dimensions of size 1, which share a decision."""
+    strides, numel = [], 1
+    for size in reversed(noise_shape):
+        strides.append(0 if size == 1 else numel)
+        numel = numel * size
+    return strides[::-1]
+
+
+def mask_indices(shape: Sequence[int], mask_strides: Sequence[int], mask_base: int, device: torch.device) -> Tensor:
+    """base + sum of coordinate * mask stride, of every element; int64 that holds 64 unsigned bits."""
+    index = torch.full(tuple(shape), _signed(mask_base), dtype=torch.int64, device=device)
+    for dim, stride in enumerate(mask_strides):
+        steps = torch.arange(shape[dim], dtype=torch.int64, device=device) * _signed(stride)
+        index = index + steps.view([-1 if d == dim else 1 for d in range(len(shape))])
+    return index
+
+
+def _signed(word: int) -> int:
+    return word - 2**64 if isinstance(word, int) and word >= 2**63 else word
+
+
+def keep_mask(
+    state: Tensor,
+    shape: Sequence[int],
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    mask_strides: Sequence[int] | None = None,
+    mask_base: int = 0,
+) -> Tensor:
+    """A bool tensor of `shape`, True where the element is kept."""
+    _check_state(state, state.device)
+    strides = row_major(shape) if mask_strides is None else mask_strides
+    index = mask_indices(shape, strides, mask_base, state.device)
+    return words(state, index) >= drop_below(p if p_tensor is None else p_tensor)
+
+
+def draw(device_of: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """A state from the generator of the tensor's device."""
+    if device_of.device.type == "cuda":
+        index = device_of.device.index if device_of.device.index is not None else torch.cuda.current_device()
+        generator = torch.cuda.default_generators[index] if generator is None else generator
+        offset = generator.get_offset()
+        generator.set_offset(offset + GROUP)
+        return make_state(device_of, generator.initial_seed(), offset)
+    state = torch.empty(2, dtype=torch.int64, device=device_of.device).random_(-(2**63), None, generator=generator)
+    state[1] &= ~3
+    return state
+
+
+def make_state(device_of: Tensor, seed: int, offset: int) -> Tensor:
+    return torch.tensor([_signed(seed), _signed(offset)], dtype=torch.int64, device=device_of.device)
+
+
+# The operations. Differentiable as they are: torch.where gives the mask its gradient.
+
+
+def _scaled(x: Tensor, keep: Tensor, factor: float | Tensor) -> Tensor:
+    """keep ? x * factor : 0, in the type computed in."""
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    factor = factor.to(compute) if isinstance(factor, Tensor) else factor
+    return torch.where(keep, x.to(compute) * factor, 0.0)
+
+
+def dropout_apply(
+    input: Tensor,
+    state: Tensor,
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    mask_strides: Sequence[int] | None = None,
+    mask_base: int = 0,
+) -> Tensor:
+    _check(input, p, state)
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    return _scaled(input, keep, gain_of(p if p_tensor is None else p_tensor, gain)).to(input.dtype)
+
+
+def alpha_dropout_apply(
+    input: Tensor,
+    state: Tensor,
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    mask_strides: Sequence[int] | None = None,
+    mask_base: int = 0,
+) -> Tensor:
+    _check(input, p, state)
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    honoured = p if p_tensor is None else p_tensor
+    a, q = gain_of(honoured, GAIN_ALPHA), kept(honoured)
+    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
+
+    def constant(value: float | Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=input.device).to(compute)
+
+    kept_value = input.to(compute) * constant(a) + constant(-a * (1 - q) * ALPHA_PRIME)
+    return torch.where(keep, kept_value, constant(a * q * ALPHA_PRIME)).to(input.dtype)
+
+
+def dropout_add_apply(
+    input: Tensor,
+    residual: Tensor,
+    state: Tensor,
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    mask_strides: Sequence[int] | None = None,
+    mask_base: int = 0,
+) -> Tensor:
+    _check(input, p, state)
+    if residual.shape != input.shape:
+        raise ValueError(
+            f"dropout_add: expected all tensors to have the input's shape {list(input.shape)}, "
+            f"but got one of shape {list(residual.shape)}"
+        )
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    scaled = _scaled(input, keep, gain_of(p if p_tensor is None else p_tensor, gain))
+    return (residual.to(scaled.dtype) + scaled).to(input.dtype)
+
+
+def _drawing(apply, inputs: int):  # type: ignore[no-untyped-def]
+    """The operation that draws a state, from the one that is given it."""
+
+    def operation(*args, generator=None, call_id=None, **kwargs):  # type: ignore[no-untyped-def]
+        _check(args[0], args[inputs])
+        state = draw(args[0], generator=generator)
+        return apply(*args[:inputs], state, *args[inputs:], **kwargs), state
+
+    return operation
+
+
+def _in_place(apply):  # type: ignore[no-untyped-def]
+    def operation(self: Tensor, state: Tensor, p: float, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        _check_writable(self)
+        self.copy_(apply(self, state, p, **kwargs))
+
+    return operation
+
+
+def _drawing_in_place(apply):  # type: ignore[no-untyped-def]
+    def operation(self: Tensor, p: float, *, generator=None, call_id=None, **kwargs) -> Tensor:  # type: ignore[no-untyped-def]
+        _check(self, p)
+        _check_writable(self)
+        state = draw(self, generator=generator)
+        self.copy_(apply(self, state, p, **kwargs))
+        return state
+
+    return operation
+
+
+dropout, dropout_add = _drawing(dropout_apply, 1), _drawing(dropout_add_apply, 2)
+alpha_dropout = _drawing(alpha_dropout_apply, 1)
+dropout_, dropout_apply_ = _drawing_in_place(dropout_apply), _in_place(dropout_apply)
+alpha_dropout_, alpha_dropout_apply_ = _drawing_in_place(alpha_dropout_apply), _in_place(alpha_dropout_apply)
+
+
+def _check(input: Tensor, p: float, state: Tensor | None = None) -> None:
+    if input.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise RuntimeError(
+            f"dropout: expected a tensor of dtype float16, bfloat16, float32 or float64, but got {input.dtype}"
+        )
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    if state is not None:
+        _check_state(state, input.device)
+
+
+def _check_state(state: Tensor, device: torch.device) -> None:
+    if state.dtype != torch.int64 or state.shape != (2,):
+        raise ValueError(
+            "dropout: expected rng to be an int64 tensor of 2 elements, as fused_dropout.draw() returns, "
+            f"but got {state.dtype} of shape {list(state.shape)}"
+        )
+    if state.device != device:
+        raise ValueError(f"dropout: expected rng on the input's device {device}, but it is on {state.device}")
+
+
+def _check_writable(x: Tensor) -> None:
+    """copy_ would refuse too, but only after a state has been drawn."""
+    if x.is_leaf and x.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")

@@ -1,0 +1,134 @@
+"""States: the 16 bytes that a mask is made from, and the masks themselves."""
+
+import operator
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ._extension import ops
+from .reference import row_major
+
+Rng: TypeAlias = "Tensor | Sequence[int] | None"
+
+
+def draw(device: torch.device | str | None = None, generator: torch.Generator | None = None) -> Tensor:
+    """Draws a state, as every training call of a dropout does.
+
+    Args:
+        device: where the state lives; by default the generator's device, or PyTorch's default device.
+        generator: the generator to draw from; by default the device's own.
+
+    Returns:
+        int64 tensor of shape (2,): seed and offset, read as unsigned.
+
+    Equivalent to (on CPU)::
+
+        state = torch.empty(2, dtype=torch.int64).random_(-2**63, None, generator=generator)
+        state[1] &= ~3
+
+    On CUDA it reserves 8 words of the generator's Philox stream; during graph capture each replay draws anew.
+
+    Example::
+
+        rng = fused_dropout.draw()
+        y1 = fused_dropout.dropout(x1, 0.1, rng=rng)
+        y2 = fused_dropout.dropout(x2, 0.1, rng=rng)   # the same mask
+    """
+    if device is None and generator is not None:
+        device = generator.device
+    return ops.draw(torch.empty(0, device=device), generator=generator)
+
+
+def keep_mask(
+    shape: Sequence[int],
+    p: "float | Tensor",
+    rng: Rng,
+    *,
+    noise_shape: Sequence[int | None] | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The mask that dropout with this state applies to a tensor of this shape.
+
+    Args:
+        shape: the tensor's shape.
+        p: the probability of dropping, a float or a 0-d floating-point tensor on the state's device.
+        rng: a state, see :func:`draw`.
+        noise_shape: as in :func:`fused_dropout.dropout`.
+        device: where to make the mask if ``rng`` is two ints; a state tensor decides it otherwise.
+
+    Returns:
+        bool tensor of ``shape``, True where the element is kept.
+
+    Raises:
+        ValueError: p outside [0, 1], a state of the wrong dtype or size, a noise shape that does not fit, or
+            ``device`` other than the state's.
+
+    Equivalent to::
+
+        fused_dropout.dropout(torch.ones(shape), p, rng=rng, noise_shape=noise_shape) != 0
+    """
+    shape = torch.Size(shape)
+    p, p_tensor = probability(p, "keep_mask")
+    if rng is None:
+        raise TypeError("keep_mask(): argument 'rng' must be a state (an int64 tensor of 2, or two ints), not None")
+    if isinstance(rng, Tensor) and device is not None and torch.empty(0, device=device).device != rng.device:
+        raise ValueError(f"keep_mask: expected device to be that of rng, {rng.device}, but got {device}")
+    state = as_state(rng, device, "keep_mask")
+    return ops.keep_mask(state, shape, p, p_tensor=p_tensor, mask_strides=mask_strides(shape, noise_shape))
+
+
+def as_state(rng: Rng, device: torch.device | str | None, name: str) -> Tensor:
+    """A state tensor from what a caller gave. A tensor's values are never read here; ints are checked."""
+    if isinstance(rng, Tensor):
+        return rng
+    if not isinstance(rng, Sequence) or isinstance(rng, (str, bytes)):
+        raise TypeError(f"{name}(): argument 'rng' must be an int64 tensor of 2 or two ints, not {type(rng).__name__}")
+    if len(rng) != 2:
+        raise ValueError(f"{name}: expected rng to be (seed, offset), but got {len(rng)} values")
+    try:
+        seed, offset = (operator.index(word) for word in rng)
+    except TypeError:
+        kinds = ", ".join(type(word).__name__ for word in rng)
+        raise TypeError(f"{name}(): argument 'rng' must hold two ints, not {kinds}") from None
+    for what, word in (("seed", seed), ("offset", offset)):
+        if not 0 <= word < 2**64:
+            raise ValueError(f"{name}: expected the {what} of rng in [0, 2**64), but got {word}")
+    if offset % 4:
+        raise ValueError(f"{name}: expected the offset of rng to be a multiple of 4, but got {offset}")
+    signed = [word - 2**64 if word >= 2**63 else word for word in (seed, offset)]
+    return ops.make_state(torch.empty(0, device=device), *signed)
+
+
+def mask_strides(shape: Sequence[int], noise_shape: Sequence[int | None] | None) -> list[int] | None:
+    """The affine map of a noise shape; None where every element has its own decision."""
+    if noise_shape is None:
+        return None
+    if not isinstance(noise_shape, Sequence) or isinstance(noise_shape, str):
+        raise TypeError(
+            f"dropout(): argument 'noise_shape' must be a sequence of ints and None, not {type(noise_shape).__name__}"
+        )
+    fits = len(noise_shape) == len(shape)
+    sizes = [size if noise is None else noise for size, noise in zip(shape, noise_shape, strict=False)]
+    if not fits or any(noise not in (1, size) for size, noise in zip(shape, sizes, strict=False)):
+        raise ValueError(
+            f"dropout: expected a noise_shape that broadcasts to the input's shape {tuple(shape)}, each entry 1, None or "
+            f"the input's size, but got {tuple(noise_shape)}"
+        )
+    return row_major(sizes)
+
+
+def probability(p: "float | Tensor", name: str) -> "tuple[float, Tensor | None]":
+    """p as the operations take it: a checked float, or a placeholder beside a tensor that is never read here."""
+    if isinstance(p, Tensor):
+        return 1.0, p
+    if type(p) is not float:
+        try:
+            p = float(p)
+        except (TypeError, ValueError):
+            kind = type(p).__name__
+            raise TypeError(f"{name}(): argument 'p' must be a number or a 0-d tensor, not {kind}") from None
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    return p, None
