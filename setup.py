@@ -6,6 +6,8 @@ FORCE_CUDA=1 makes their absence an error, NO_CUDA=1 leaves them out; TORCH_CUDA
 
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,27 +23,36 @@ ROOT = Path(__file__).parent
 ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
 
 
-def flag(name: str) -> bool:
+def is_set(name: str) -> bool:
     return os.environ.get(name, "0").lower() not in ("", "0", "false", "off", "no")
 
 
 def use_cuda() -> bool:
-    if flag("NO_CUDA"):
+    if is_set("NO_CUDA"):
         return False
     missing = []
     if torch.version.cuda is None:
         missing.append(f"a torch built with CUDA (this one is {torch.__version__})")
     elif cpp_extension.CUDA_HOME is None or not (Path(cpp_extension.CUDA_HOME) / "bin" / "nvcc").exists():
         missing.append(f"nvcc, the compiler of CUDA {torch.version.cuda} (set CUDA_HOME to where its bin/nvcc lies)")
-    if missing and flag("FORCE_CUDA"):
+    if missing and is_set("FORCE_CUDA"):
         sys.exit(f"fused_dropout: FORCE_CUDA is set, but there is no {' and no '.join(missing)}")
+    if not missing:
+        cpp_extension.CUDA_HOME = toolkit_of(Path(cpp_extension.CUDA_HOME) / "bin" / "nvcc")
     return not missing
 
 
+def toolkit_of(nvcc: Path) -> str:
+    """The toolkit that nvcc itself says it belongs to: what lies on PATH may be a link or a wrapper of it."""
+    says = subprocess.run([nvcc, "-dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True, check=True)
+    top = re.search(r"TOP=(.+)", says.stderr)
+    return str(Path(top[1].strip()).resolve()) if top else str(nvcc.parent.parent)
+
+
 def library_headers() -> list[str]:
-    """The CUDA library headers that torch's own include; its wheel brings them where the toolkit lacks them."""
+    """Where to look last for the CUDA library headers that torch's own include: its wheel brings them along."""
     wheels = Path(torch.__file__).parent.parent / "nvidia"
-    return [str(p) for p in sorted(wheels.glob("cu*/include"))]
+    return [flag for folder in sorted(wheels.glob("cu*/include")) for flag in ("-idirafter", str(folder))]
 
 
 class BuildExtension(cpp_extension.BuildExtension):
@@ -72,8 +83,7 @@ def extension():
     return make(
         "fused_dropout._C",
         sources,
-        include_dirs=library_headers() if cuda else [],
-        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        extra_compile_args={"cxx": cxx + (library_headers() if cuda else []), "nvcc": nvcc},
         extra_link_args=["-fopenmp"],
         depends=[str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/**/*.*h")],
     )

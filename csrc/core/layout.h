@@ -56,6 +56,9 @@ struct Layout {
   }
 
   FD_HOST_DEVICE void step(Offsets& at, int d, int64_t by) const {
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
     for (int k = 0; k < kMaxOperands; ++k) {
       if (k < operands) at.operand[k] += by * stride[k][d];
     }

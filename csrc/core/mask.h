@@ -43,6 +43,26 @@ struct ProbabilitySource {
   FD_HOST_DEVICE Probability load() const { return p_ptr ? Probability::of(*p_ptr) : value; }
 };
 
+// The block that holds the high halves of a group's words; at step + 1, their low halves.
+FD_HOST_DEVICE constexpr PhiloxBlock<uint64_t> mask_block(uint64_t seed, uint64_t step, uint64_t group) {
+  return philox4x32_10(PhiloxBlock<uint64_t>{{step & 0xffffffffu, step >> 32, group & 0xffffffffu, group >> 32}},
+                       PhiloxKey{seed});
+}
+
+// A lane's 16 bits. Written as selections, since a run-time index would put the block into a GPU's local memory.
+FD_HOST_DEVICE constexpr uint32_t half(const PhiloxBlock<uint64_t>& b, int lane) {
+  const uint64_t word = lane & 4 ? (lane & 2 ? b.word[3] : b.word[2]) : (lane & 2 ? b.word[1] : b.word[0]);
+  return static_cast<uint32_t>(word) >> (16 * (lane & 1)) & 0xffffu;
+}
+
+// Decides the lanes (bits of `ties`) whose high half equals the threshold's, by their low halves; returns those kept.
+FD_COLD uint32_t keep_of_ties(uint64_t seed, uint64_t step, uint64_t group, uint32_t low_threshold, uint32_t ties) {
+  const PhiloxBlock<uint64_t> low = mask_block(seed, step + 1, group);
+  uint32_t keep = 0;
+  for (int lane = 0; lane < kGroup; ++lane) keep |= static_cast<uint32_t>(half(low, lane) >= low_threshold) << lane;
+  return keep & ties;
+}
+
 struct Mask {
   uint64_t seed;
   uint64_t step;  // offset / 4: 62 bits, so that step + 1 does not wrap
@@ -53,35 +73,25 @@ struct Mask {
   FD_HOST_DEVICE constexpr uint32_t high_threshold() const { return static_cast<uint32_t>(p.drop_below >> 16); }
   FD_HOST_DEVICE constexpr uint32_t low_threshold() const { return static_cast<uint32_t>(p.drop_below & 0xffff); }
 
-  // The block that holds the high halves of a group's words, or (low = 1) the low halves.
-  FD_HOST_DEVICE constexpr PhiloxBlock<uint64_t> block(uint64_t group, int low = 0) const {
-    const uint64_t s = step + static_cast<uint64_t>(low);
-    return philox4x32_10(PhiloxBlock<uint64_t>{{s & 0xffffffffu, s >> 32, group & 0xffffffffu, group >> 32}},
-                         PhiloxKey{seed});
+  // Corrects `keep`, made from the high halves alone, where they are equal to the threshold's.
+  FD_HOST_DEVICE uint32_t resolve(uint64_t group, uint32_t keep, uint32_t ties) const {
+    if (ties == 0 || low_threshold() == 0) return keep;
+    return (keep & ~ties) | keep_of_ties(seed, step, group, low_threshold(), ties);
   }
 
-  FD_HOST_DEVICE static constexpr uint32_t half(const PhiloxBlock<uint64_t>& b, int lane) {
-    return static_cast<uint32_t>(b.word[lane >> 1] >> (16 * (lane & 1))) & 0xffffu;
-  }
-
-  // Decides an element whose high half equals the threshold's.
-  FD_HOST_DEVICE constexpr bool keep_on_tie(uint64_t group, int lane) const {
-    return half(block(group, 1), lane) >= low_threshold();
-  }
-
-  FD_HOST_DEVICE constexpr bool keep(uint64_t mask_index) const {
+  FD_HOST_DEVICE bool keep(uint64_t mask_index) const {
     const uint64_t group = mask_index / kGroup;
     const int lane = static_cast<int>(mask_index % kGroup);
-    const uint32_t high = half(block(group), lane);
-    if (high != high_threshold() || low_threshold() == 0) return high >= high_threshold();
-    return keep_on_tie(group, lane);
+    const uint32_t high = half(mask_block(seed, step, group), lane);
+    const uint32_t keep = high >= high_threshold(), tie = high == high_threshold();
+    return resolve(group, keep << lane, tie << lane) != 0;
   }
 
   // Bit i tells whether mask index 8 * group + i is kept.
-  FD_HOST_DEVICE constexpr uint32_t keep_group(uint64_t group) const {
-    const PhiloxBlock<uint64_t> high = block(group);
+  FD_HOST_DEVICE uint32_t keep_group(uint64_t group) const {
+    const PhiloxBlock<uint64_t> high = mask_block(seed, step, group);
     uint32_t keep = 0, ties = 0;
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDACC__)
 #pragma unroll
 #endif
     for (int lane = 0; lane < kGroup; ++lane) {
@@ -89,12 +99,7 @@ struct Mask {
       keep |= static_cast<uint32_t>(h >= high_threshold()) << lane;
       ties |= static_cast<uint32_t>(h == high_threshold()) << lane;
     }
-    if (ties == 0 || low_threshold() == 0) return keep;
-    const PhiloxBlock<uint64_t> low = block(group, 1);
-    for (int lane = 0; lane < kGroup; ++lane) {
-      if ((ties >> lane & 1) && half(low, lane) < low_threshold()) keep &= ~(1u << lane);
-    }
-    return keep;
+    return resolve(group, keep, ties);
   }
 };
 

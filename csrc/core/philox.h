@@ -12,8 +12,8 @@
 namespace fused_dropout {
 
 constexpr int kPhiloxRounds = 10;
-constexpr uint32_t kPhiloxMultiplier[2] = {0xD2511F53u, 0xCD9E8D57u};
-constexpr uint32_t kPhiloxKeyStep[2] = {0x9E3779B9u, 0xBB67AE85u};
+constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
+constexpr uint32_t kPhiloxKeyStep0 = 0x9E3779B9u, kPhiloxKeyStep1 = 0xBB67AE85u;
 
 template <class Lane>
 struct PhiloxBlock {
@@ -30,21 +30,21 @@ struct PhiloxKey {
   uint64_t seed;
   FD_HOST_DEVICE constexpr uint64_t operator()(int round, int word) const {
     return static_cast<uint32_t>(static_cast<uint32_t>(seed >> (32 * word)) +
-                                 static_cast<uint32_t>(round) * kPhiloxKeyStep[word]);
+                                 static_cast<uint32_t>(round) * (word ? kPhiloxKeyStep1 : kPhiloxKeyStep0));
   }
 };
 
 // Only the low 32 bits of the returned words are meaningful.
 template <class Lane, class Key>
 FD_HOST_DEVICE constexpr PhiloxBlock<Lane> philox4x32_10(PhiloxBlock<Lane> c, const Key& key) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDACC__)
 #pragma unroll
 #elif defined(__GNUC__)
 #pragma GCC unroll 10
 #endif
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const Lane product0 = multiply_low32(c.word[0], kPhiloxMultiplier[0]);
-    const Lane product1 = multiply_low32(c.word[2], kPhiloxMultiplier[1]);
+    const Lane product0 = multiply_low32(c.word[0], kPhiloxMultiplier0);
+    const Lane product1 = multiply_low32(c.word[2], kPhiloxMultiplier1);
     c.word[0] = xor3(shift_right_32(product1), c.word[1], key(round, 0));
     c.word[1] = product1;
     c.word[2] = xor3(shift_right_32(product0), c.word[3], key(round, 1));

@@ -130,11 +130,12 @@ class KeepBits {
   FD_HOST_DEVICE bool one(uint64_t mask_index) const { return mask_.keep(mask_index); }
 
  private:
-  // One element in 65,536 comes here.
+  // A batch in a thousand comes here.
   __attribute__((noinline)) uint64_t resolve(uint64_t group, uint64_t keep, uint64_t ties) const {
-    for (; ties != 0; ties &= ties - 1) {
-      const int i = __builtin_ctzll(ties);
-      if (!mask_.keep_on_tie(group + static_cast<uint64_t>(i / kGroup), i % kGroup)) keep &= ~(uint64_t{1} << i);
+    for (int g = 0; g < kBatch / kGroup; ++g) {
+      const int at = g * kGroup;
+      const uint32_t octet = mask_.resolve(group + static_cast<uint64_t>(g), keep >> at & 0xff, ties >> at & 0xff);
+      keep = (keep & ~(uint64_t{0xff} << at)) | static_cast<uint64_t>(octet) << at;
     }
     return keep;
   }

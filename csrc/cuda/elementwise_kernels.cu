@@ -6,7 +6,7 @@
 
 #include <utility>
 
-#include "geometry.h"
+#include "launch.h"
 #include "vector.cuh"
 
 namespace fused_dropout {
@@ -38,12 +38,15 @@ __device__ __forceinline__ void compute(const Pipeline& pipeline, uint32_t bits,
   Convert<T>::template down<N>(out, y);
 }
 
-// The keep bits of 8 consecutive mask indices, from any index on.
+// The keep bits of 8 consecutive mask indices, from any index on; the bits above them are of no meaning.
 __device__ __forceinline__ uint32_t keep_octet(const Mask& mask, uint64_t mask_index) {
   const uint32_t skip = static_cast<uint32_t>(mask_index % kGroup);
-  uint32_t bits = mask.keep_group(mask_index / kGroup) >> skip;
-  if (skip) bits |= mask.keep_group(mask_index / kGroup + 1) << (kGroup - skip);
-  return bits;
+  uint32_t bits = 0;
+#pragma unroll 1  // one copy of the generator in the code, run once where the mask is aligned to the octet
+  for (uint32_t group = 0; group < (skip ? 2u : 1u); ++group) {
+    bits |= mask.keep_group(mask_index / kGroup + group) << (kGroup * group);
+  }
+  return bits >> skip;
 }
 
 // A kernel that drew its state on the device leaves a copy for the backward.
@@ -71,6 +74,12 @@ struct Common {
   __device__ __forceinline__ Mask load_mask() const { return Mask(load_state(state, state_out), p.load()); }
 };
 
+// The keep bits of access j of a lane, where an access has N elements: the octet they belong to is another lane's.
+template <int N>
+__device__ __forceinline__ uint32_t octet_of(uint32_t octet, int j, int lane) {
+  return __shfl_sync(0xffffffffu, octet, (j * kWarp + lane) * N / kGroup) >> (lane * N % kGroup);
+}
+
 template <class Pipeline, class T>
 struct LinearArgs {
   Common<Pipeline> common;
@@ -79,57 +88,51 @@ struct LinearArgs {
   uint64_t mask_base;
 };
 
-// A warp's tile is kOctets * 32 octets. Each lane makes the keep bits of kOctets of them; accesses are of N elements, so
-// that neighbouring lanes touch neighbouring addresses, and a lane whose elements belong to another's octet asks it.
-template <int N, class Pipeline, class T>
-__device__ __forceinline__ void linear_tile(const Pipeline& pipeline, const Mask& mask, const LinearArgs<Pipeline, T>& a,
-                                            int64_t tile_start, int lane) {
-  constexpr int kInputs = Pipeline::kInputs;
-  constexpr int kAccesses = kOctets<T> * kGroup / N;
-  using Inputs = std::make_index_sequence<kInputs>;
-
-  Packed<T, N> x[kAccesses][kInputs + 1];
-#pragma unroll
-  for (int j = 0; j < kAccesses; ++j) {
-    const int64_t at = tile_start + (j * kWarp + lane) * N;
-    if (N == 1 && at >= a.numel) continue;
-#pragma unroll
-    for (int k = 0; k < kInputs; ++k) x[j][k] = *reinterpret_cast<const Packed<T, N>*>(a.operands.x[k] + at);
-  }
-
-  uint32_t octet[kOctets<T>];
-#pragma unroll
-  for (int k = 0; k < kOctets<T>; ++k) {
-    octet[k] = keep_octet(mask, a.mask_base + static_cast<uint64_t>(tile_start + (k * kWarp + lane) * kGroup));
-  }
-
-#pragma unroll
-  for (int j = 0; j < kAccesses; ++j) {
-    const int64_t at = tile_start + (j * kWarp + lane) * N;
-    uint32_t bits = octet[j * N / kGroup];
-    if (N != kGroup) {
-      const int owner = (j * kWarp + lane) * N / kGroup % kWarp;
-      bits = __shfl_sync(0xffffffffu, bits, owner) >> (lane * N % kGroup);
-    }
-    if (N == 1 && at >= a.numel) continue;
-    Packed<T, N> y;
-    compute<N>(pipeline, bits, x[j], y, Inputs{});
-    *reinterpret_cast<Packed<T, N>*>(a.operands.y + at) = y;
-  }
-}
-
+// A warp's tile is 32 octets, and each lane makes the keep bits of one. Accesses are of N elements, neighbouring lanes
+// touching neighbouring addresses; a lane whose elements belong to another's octet asks it for the bits. The end of the
+// tensor, and pointers that no vector access may use, go element by element through the same functions.
 template <class Pipeline, class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads) linear_kernel(const LinearArgs<Pipeline, T> a) {
-  constexpr int64_t kTile = kOctets<T> * kWarp * kGroup;
-  const Mask mask = a.common.load_mask();
-  const Pipeline pipeline = a.common.load_pipeline();
+__global__ void __launch_bounds__(kThreads, kLinearBlocks<T>)
+    linear_kernel(const __grid_constant__ LinearArgs<Pipeline, T> a) {
+  constexpr int kInputs = Pipeline::kInputs, N = kAligned ? kVector<T> : 1, kAccesses = kGroup / N;
+  constexpr int64_t kTile = kWarp * kGroup;
+  using Inputs = std::make_index_sequence<kInputs>;
   const int lane = threadIdx.x % kWarp;
-  const int64_t tile_start = (static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp) * kTile;
-  if (tile_start >= a.numel) return;
-  if (kAligned && tile_start + kTile <= a.numel) {
-    linear_tile<kVector<T>>(pipeline, mask, a, tile_start, lane);
+  const int64_t tile = (static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp) * kTile;
+  const Pipeline pipeline = a.common.load_pipeline();
+
+  const auto load = [&](auto& x, int64_t at) {
+    using Access = std::decay_t<decltype(x[0])>;
+#pragma unroll
+    for (int k = 0; k < kInputs; ++k) x[k] = *reinterpret_cast<const Access*>(a.operands.x[k] + at);
+  };
+  const bool whole = kAligned && tile + kTile <= a.numel;
+  Packed<T, N> x[kAccesses][kInputs + 1];
+  if (whole) {  // all loads are under way before the mask is made
+#pragma unroll
+    for (int j = 0; j < kAccesses; ++j) load(x[j], tile + (j * kWarp + lane) * N);
+  }
+  const uint32_t octet = keep_octet(a.common.load_mask(), a.mask_base + static_cast<uint64_t>(tile + lane * kGroup));
+
+  if (whole) {
+#pragma unroll
+    for (int j = 0; j < kAccesses; ++j) {
+      const uint32_t bits = N == kGroup ? octet : octet_of<N>(octet, j, lane);
+      Packed<T, N> y;
+      compute<N>(pipeline, bits, x[j], y, Inputs{});
+      *reinterpret_cast<Packed<T, N>*>(a.operands.y + tile + (j * kWarp + lane) * N) = y;
+    }
   } else {
-    linear_tile<1>(pipeline, mask, a, tile_start, lane);
+#pragma unroll 1
+    for (int j = 0; j < kGroup; ++j) {
+      const uint32_t bits = octet_of<1>(octet, j, lane);
+      const int64_t at = tile + j * kWarp + lane;
+      if (at >= a.numel) continue;
+      Packed<T, 1> one[kInputs + 1], y;
+      load(one, at);
+      compute<1>(pipeline, bits, one, y, Inputs{});
+      a.operands.y[at] = y.element[0];
+    }
   }
 }
 
@@ -144,7 +147,7 @@ struct StridedArgs {
 
 // A thread takes 8 neighbours along the innermost dimension.
 template <class Pipeline, class T>
-__global__ void __launch_bounds__(kThreads) strided_kernel(const __grid_constant__ StridedArgs<Pipeline, T> a) {
+__global__ void __launch_bounds__(kThreads, kStridedBlocks) strided_kernel(const __grid_constant__ StridedArgs<Pipeline, T> a) {
   constexpr int kInputs = Pipeline::kInputs;
   using Inputs = std::make_index_sequence<kInputs>;
   const Mask mask = a.common.load_mask();
@@ -191,7 +194,11 @@ __global__ void __launch_bounds__(kThreads) strided_kernel(const __grid_constant
   }
 }
 
-__global__ void write_state_kernel(StateSource source, int64_t* state) { load_state(source, state); }
+struct WriteStateArgs {
+  StateSource source;
+  int64_t* state;
+};
+__global__ void write_state_kernel(WriteStateArgs a) { load_state(a.source, a.state); }
 
 // Every address that a vector access of operand k would use is a multiple of its size.
 template <class T>
@@ -215,21 +222,13 @@ struct Launch {
       operands.x[k] = static_cast<const T*>(args.inputs[k]);
       vectors = vectors && aligned<T>(args.inputs[k], layout, k + 1);
     }
+    const int64_t octets = (layout.size[0] + kGroup - 1) / kGroup;
     if (layout.linear()) {
       const LinearArgs<Pipeline, T> a{common, operands, layout.size[0], layout.mask_base};
-      const int64_t per_thread = kOctets<T> * kGroup;
-      const unsigned blocks = blocks_for((layout.size[0] + per_thread - 1) / per_thread);
-      if (vectors) {
-        linear_kernel<Pipeline, T, true><<<blocks, kThreads, 0, stream>>>(a);
-      } else {
-        linear_kernel<Pipeline, T, false><<<blocks, kThreads, 0, stream>>>(a);
-      }
-    } else {
-      const int64_t octets = (layout.size[0] + kGroup - 1) / kGroup;
-      const StridedArgs<Pipeline, T> a{common, operands, layout, octets, vectors};
-      strided_kernel<Pipeline, T><<<blocks_for(layout.rows() * octets), kThreads, 0, stream>>>(a);
+      return launch(vectors ? linear_kernel<Pipeline, T, true> : linear_kernel<Pipeline, T, false>, a, octets, stream);
     }
-    return cudaGetLastError();
+    const StridedArgs<Pipeline, T> a{common, operands, layout, octets, vectors};
+    return launch(strided_kernel<Pipeline, T>, a, layout.rows() * octets, stream);
   }
 };
 
@@ -240,8 +239,7 @@ cudaError_t launch_elementwise(PipelineId pipeline, DType dtype, const Elementwi
 }
 
 cudaError_t launch_write_state(StateSource source, int64_t* state, cudaStream_t stream) {
-  write_state_kernel<<<1, 1, 0, stream>>>(source, state);
-  return cudaGetLastError();
+  return launch(write_state_kernel, WriteStateArgs{source, state}, 1, stream);
 }
 
 }  // namespace fused_dropout

@@ -1,0 +1,37 @@
+// Launch geometry, and the launch. A mask does not depend on any of it, so these are free to be what is fastest.
+//
+// None of these constants has been measured on a GPU yet; each says what it was derived from.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace fused_dropout {
+
+constexpr int kWarp = 32;
+
+// 8 warps a block: 8 blocks fill the 2,048 threads of an sm_80 to sm_100 multiprocessor, and a block is small enough
+// that the last wave of a large tensor leaves few of them idle. A thread takes 8 elements, 16 bytes and more of each
+// operand: at half occupancy 16 KiB a multiprocessor are in flight, twice what its share of HBM3e's 4.8 TB/s times a
+// latency of 0.5 us asks for.
+constexpr int kThreads = 256;
+
+// Blocks a multiprocessor, at least, which caps the registers: 48 a thread where a thread holds 32 bytes of an operand,
+// 80 where it holds 64, 64 where every access has an address of its own. None of them spills (tests/machine_code.py).
+template <class T>
+constexpr int kLinearBlocks = sizeof(T) == 8 ? 3 : 5;
+constexpr int kStridedBlocks = 4;
+
+// Starts at least one block; 2^31 - 1 of them take 4 * 10^12 elements.
+template <class Args>
+cudaError_t launch(void (*kernel)(Args), const Args& args, int64_t threads, cudaStream_t stream) {
+  const int64_t blocks = (threads + kThreads - 1) / kThreads;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks < 1 ? 1 : blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, args);
+}
+
+}  // namespace fused_dropout
