@@ -86,7 +86,8 @@ ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tens
     contiguous = contiguous && inputs[k].is_contiguous();
   }
   const uint64_t base = static_cast<uint64_t>(map.mask_base);
-  if (contiguous && !map.mask_strides) {  // the common case is a single run: nothing to sort
+  // The common case is a single run: nothing to sort. So is nothing at all.
+  if ((contiguous && !map.mask_strides) || output.numel() == 0) {
     constexpr int64_t one = 1;
     constexpr uint64_t one_mask = 1;
     const int64_t numel = output.numel();

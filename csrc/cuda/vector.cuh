@@ -18,8 +18,7 @@ struct alignas(sizeof(T) * N) Packed {
 template <class T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T)) < kGroup ? 16 / static_cast<int>(sizeof(T)) : kGroup;
 
-#if defined(__CUDACC__)
-// The hardware's conversions. Two at a time where there is an instruction for it: half as many as one by one.
+// As csrc/core/dtype.h has them.
 template <class T>
 struct Convert {
   template <int N>
@@ -34,6 +33,8 @@ struct Convert {
   }
 };
 
+#if defined(__CUDACC__)
+// The hardware's: two at a time where there is an instruction for it, half as many as one by one.
 template <>
 struct Convert<Half> {
   template <int N>

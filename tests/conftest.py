@@ -1,0 +1,52 @@
+"""Fixtures: the frozen answers, the devices there are, and the instruction sets of this processor."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import fused_dropout
+from fused_dropout._extension import extension
+
+INSTRUCTION_SETS = fused_dropout.build_info()["cpu_instruction_sets"] or []
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if extension is None:
+        pytest.exit("the tests need the extension: build it first (make build)", returncode=2)
+    torch.set_num_threads(1)  # several test processes share the cores; `threads` is for the tests that want more
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict:
+    return json.loads((Path(__file__).parent / "data" / "golden.json").read_text())
+
+
+@contextmanager
+def using_instruction_set(name: str) -> Iterator[None]:
+    before = fused_dropout.build_info()["cpu_instruction_set"]
+    extension.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        extension.use_instruction_set(before)
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once with each instruction set that this processor has."""
+    with using_instruction_set(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def threads():
+    """torch.set_num_threads, undone afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -1,0 +1,2 @@
+// The conversions on the host are those of csrc/core/dtype.h.
+#pragma once

@@ -1,0 +1,111 @@
+// Runs the CUDA kernels' own source on the host, so that a machine without a GPU can check every element they write.
+//
+// A block's threads are fibers of one OS thread. They run one after the other, and stop where the warp exchanges values
+// (__shfl_sync), which is where lanes have to meet. Nothing else of CUDA's memory model is needed by these kernels.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3(unsigned x = 1) : x(x) {}
+};
+enum cudaError_t { cudaSuccess };
+using cudaStream_t = void*;
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  cudaStream_t stream;
+};
+
+inline dim3 threadIdx, blockIdx;
+
+namespace cuda_on_host {
+
+constexpr unsigned kWarp = 32;
+constexpr size_t kStack = 128 * 1024;
+inline uint64_t first_block = 0, last_block = UINT64_MAX;  // what part of the grid to run
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[kStack]};
+  bool done = false;
+  uint32_t offered = 0;
+};
+
+struct Warp {
+  ucontext_t scheduler;
+  Fiber fibers[kWarp];
+  unsigned current = 0;
+  void (*body)(const void*) = nullptr;
+  const void* work = nullptr;
+};
+inline Warp warp;
+
+inline void enter() {
+  warp.body(warp.work);
+  warp.fibers[warp.current].done = true;
+  swapcontext(&warp.fibers[warp.current].context, &warp.scheduler);
+}
+
+// All lanes offer their value, then all read: each round of the scheduler brings every fiber to its next meeting point.
+inline uint32_t shuffle(uint32_t value, unsigned from) {
+  Fiber& self = warp.fibers[warp.current];
+  self.offered = value;
+  swapcontext(&self.context, &warp.scheduler);
+  const uint32_t received = warp.fibers[from % kWarp].offered;
+  swapcontext(&self.context, &warp.scheduler);
+  return received;
+}
+
+template <class Work>
+void run_warp(const Work& work, unsigned first_thread) {
+  warp.work = &work;
+  warp.body = [](const void* w) { (*static_cast<const Work*>(w))(); };
+  for (Fiber& fiber : warp.fibers) {
+    fiber.done = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStack;
+    makecontext(&fiber.context, enter, 0);
+  }
+  for (bool any = true; any;) {
+    any = false;
+    for (unsigned lane = 0; lane < kWarp; ++lane) {
+      if (warp.fibers[lane].done) continue;
+      any = true;
+      warp.current = lane;
+      threadIdx = dim3(first_thread + lane);
+      swapcontext(&warp.scheduler, &warp.fibers[lane].context);
+    }
+  }
+}
+
+}  // namespace cuda_on_host
+
+inline uint32_t __shfl_sync(unsigned, uint32_t value, int from) {
+  return cuda_on_host::shuffle(value, static_cast<unsigned>(from));
+}
+
+template <class Args>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Args), const Args& args) {
+  const auto work = [&] { kernel(args); };
+  for (uint64_t b = cuda_on_host::first_block; b < config->gridDim.x && b <= cuda_on_host::last_block; ++b) {
+    blockIdx = dim3(static_cast<unsigned>(b));
+    for (unsigned t = 0; t < config->blockDim.x; t += cuda_on_host::kWarp) cuda_on_host::run_warp(work, t);
+  }
+  return cudaSuccess;
+}

@@ -1,0 +1,45 @@
+// The kernels of csrc/cuda and the loops of csrc/cpu behind one plain C function each, for tests to call with ctypes.
+// No torch, no GPU: g++ compiles it in seconds.
+#include "../../csrc/core/layout.cpp"
+#include "../../csrc/cuda/elementwise_kernels.cu"
+
+using namespace fused_dropout;
+
+// One call: `strides` holds those of the output, then of each input; `state_ptr` and `p_ptr` may be null.
+extern "C" void run_on_cuda(int pipeline, int dtype, void* output, const void* const* inputs, int operands, int ndim,
+                            const int64_t* sizes, const int64_t* strides, const uint64_t* mask_strides,
+                            uint64_t mask_base, uint64_t seed, uint64_t offset, const int64_t* state_ptr, double p,
+                            const double* p_ptr, int64_t gain, int64_t* state_out, uint64_t first_block,
+                            uint64_t last_block) {
+  ElementwiseArgs args;
+  const int64_t* each[kMaxOperands] = {};
+  for (int k = 0; k < operands; ++k) each[k] = strides + k * ndim;
+  for (int k = 0; k + 1 < operands; ++k) args.inputs[k] = inputs[k];
+  args.output = output;
+  args.layout = plan(ndim, sizes, operands, each, mask_strides, mask_base);
+  args.state = state_ptr ? StateSource{state_ptr, state_ptr + 1, 0, offset} : StateSource{nullptr, nullptr, seed, offset};
+  args.state_out = state_out;
+  args.p = {p_ptr, Probability::of(p)};
+  args.gain = static_cast<Gain>(gain);
+  cuda_on_host::first_block = first_block;
+  cuda_on_host::last_block = last_block;
+  launch_elementwise(static_cast<PipelineId>(pipeline), static_cast<DType>(dtype), args, nullptr);
+}
+
+extern "C" void write_state_on_cuda(uint64_t seed, uint64_t offset, int64_t* state) {
+  cuda_on_host::first_block = 0;
+  cuda_on_host::last_block = UINT64_MAX;
+  launch_write_state({nullptr, nullptr, seed, offset}, state, nullptr);
+}
+
+// The conversions, for all their inputs.
+extern "C" void half_to_float(const uint16_t* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_compute(Half{from[i]});
+}
+extern "C" void float_to_half(const float* from, uint16_t* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    Half half;
+    from_compute(from[i], half);
+    to[i] = half.bits;
+  }
+}
