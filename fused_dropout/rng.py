@@ -123,12 +123,13 @@ def probability(p: "float | Tensor", name: str) -> "tuple[float, Tensor | None]"
     """p as the operations take it: a checked float, or a placeholder beside a tensor that is never read here."""
     if isinstance(p, Tensor):
         return 1.0, p
+    number = p
     if type(p) is not float:
         try:
-            p = float(p)
+            number = float(p)
         except (TypeError, ValueError):
             kind = type(p).__name__
             raise TypeError(f"{name}(): argument 'p' must be a number or a 0-d tensor, not {kind}") from None
-    if not 0 <= p <= 1:
+    if not 0 <= number <= 1:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-    return p, None
+    return number, None

@@ -1,0 +1,135 @@
+"""Wrong calls: the exact type and text, nothing drawn, nothing written."""
+
+import re
+
+import pytest
+import torch
+
+import fused_dropout
+from fused_dropout import Dropout, alpha_dropout, draw, dropout, dropout_add, keep_mask
+from fused_dropout._extension import ops
+
+X = torch.ones(4, 6)
+NAN = float("nan")
+LEAF = torch.ones(4, 6, requires_grad=True)
+STATE = torch.tensor([1, 8])
+
+# (what is wrong, call, exception, text)
+ROWS = [
+    ("p above 1", lambda: dropout(X, 1.5), ValueError, "dropout probability has to be between 0 and 1, but got 1.5"),
+    ("p below 0", lambda: dropout(X, -0.1), ValueError, "dropout probability has to be between 0 and 1, but got -0.1"),
+    ("p nan", lambda: dropout(X, NAN), ValueError, "dropout probability has to be between 0 and 1, but got nan"),
+    ("p above 1, evaluation", lambda: dropout(X, 2, False), ValueError, "between 0 and 1, but got 2"),
+    ("module p", lambda: Dropout(1.1), ValueError, "dropout probability has to be between 0 and 1, but got 1.1"),
+    ("module p nan", lambda: Dropout(NAN), ValueError, "dropout probability has to be between 0 and 1, but got nan"),
+    ("alpha p", lambda: alpha_dropout(X, 7), ValueError, "dropout probability has to be between 0 and 1, but got 7"),
+    ("add p", lambda: dropout_add(X, X, NAN), ValueError, "has to be between 0 and 1, but got nan"),
+    ("mask p", lambda: keep_mask((2,), -1, STATE), ValueError, "has to be between 0 and 1, but got -1"),
+    ("operation p", lambda: ops.dropout(X, 1.5), ValueError, "has to be between 0 and 1, but got 1.5"),
+    ("operation p nan", lambda: ops.dropout_apply(X, STATE, NAN), ValueError, "has to be between 0 and 1, but got nan"),
+    ("p a string", lambda: dropout(X, "x"), TypeError, "dropout(): argument 'p' must be a number or a 0-d tensor, not str"),
+    ("p None", lambda: dropout(X, None), TypeError, "argument 'p' must be a number or a 0-d tensor, not NoneType"),
+    ("module p a list", lambda: Dropout([0.5]), TypeError, "Dropout(): argument 'p' must be a number"),
+    ("p a vector", lambda: dropout(X, torch.ones(2)), ValueError, "expected p to be a 0-d floating-point tensor, but got"),
+    ("p an int tensor", lambda: dropout(X, torch.tensor(1)), ValueError, "expected p to be a 0-d floating-point tensor"),
+    ("p elsewhere", lambda: dropout(X, torch.tensor(0.1, device="meta")), ValueError, "expected p on the input's device cpu"),
+    ("input a list", lambda: dropout([1.0]), TypeError, "dropout(): argument 'input' must be a Tensor, not list"),
+    ("training None", lambda: dropout(X, 0.5, None), TypeError, "argument 'training' must be bool, not NoneType"),
+    ("training 1", lambda: dropout(X, 0.5, 1), TypeError, "argument 'training' must be bool, not int"),
+    ("inplace None", lambda: dropout(X, 0.5, True, None), TypeError, "argument 'inplace' must be bool, not NoneType"),
+    ("generator 3", lambda: dropout(X, generator=3), TypeError, "argument 'generator' must be a torch.Generator, not int"),
+    ("long", lambda: dropout(X.long()), RuntimeError, "dropout: expected a tensor of dtype float16, bfloat16, float32 or"
+     " float64, but got Long; convert it first, or call it with training=False"),
+    ("bool", lambda: dropout(X.bool()), RuntimeError, "but got Bool"),
+    ("complex", lambda: dropout(X.cfloat()), RuntimeError, "but got ComplexFloat"),
+    ("alpha long", lambda: alpha_dropout(X.long(), 0.5, True), RuntimeError, "alpha_dropout: expected a tensor of dtype"),
+    ("in-place long", lambda: dropout(X.long(), inplace=True), RuntimeError, "but got Long"),
+    ("sparse", lambda: dropout(X.to_sparse()), (RuntimeError, NotImplementedError), "parse"),
+    ("noise shape size", lambda: dropout(X, noise_shape=(4, 5)), ValueError, "expected a noise_shape that broadcasts to the"
+     " input's shape (4, 6), each entry 1, None or the input's size, but got (4, 5)"),
+    ("noise shape rank", lambda: dropout(X, noise_shape=(6,)), ValueError, "input's shape (4, 6), each entry 1, None or"
+     " the input's size, but got (6,)"),
+    ("noise shape kind", lambda: dropout(X, noise_shape=3), TypeError, "argument 'noise_shape' must be a sequence"),
+    ("mask noise shape", lambda: keep_mask((4, 6), 0.5, STATE, noise_shape=(2, 6)), ValueError, "but got (2, 6)"),
+    ("mode", lambda: dropout(X, mode="upscale"), ValueError, "expected mode to be one of 'upscale_in_train', "
+     "'downscale_in_infer', but got 'upscale'"),
+    ("module mode", lambda: Dropout(mode="x"), ValueError, "expected mode to be one of 'upscale_in_train'"),
+    ("rng float", lambda: dropout(X, rng=torch.ones(2)), ValueError, "expected rng to be an int64 tensor of 2 elements, as"
+     " fused_dropout.draw() returns, but got Float of shape [2]"),
+    ("rng size", lambda: dropout(X, rng=torch.tensor([1, 2, 3])), ValueError, "but got Long of shape [3]"),
+    ("rng rank", lambda: dropout(X, rng=torch.ones(2, 1).long()), ValueError, "but got Long of shape [2, 1]"),
+    ("rng elsewhere", lambda: dropout(X, rng=torch.ones(2, device="meta").long()), ValueError, "rng on the input's device"),
+    ("rng kind", lambda: dropout(X, rng=7), TypeError, "argument 'rng' must be an int64 tensor of 2 or two ints, not int"),
+    ("rng of floats", lambda: dropout(X, rng=(1.0, 2)), TypeError, "argument 'rng' must hold two ints, not float, int"),
+    ("rng of one", lambda: dropout(X, rng=(1,)), ValueError, "expected rng to be (seed, offset), but got 1 values"),
+    ("seed negative", lambda: dropout(X, rng=(-1, 0)), ValueError, "expected the seed of rng in [0, 2**64), but got -1"),
+    ("offset too large", lambda: dropout(X, rng=(0, 2**64)), ValueError, "expected the offset of rng in [0, 2**64)"),
+    ("offset odd", lambda: dropout(X, rng=(0, 6)), ValueError, "offset of rng to be a multiple of 4, but got 6"),
+    ("rng and generator", lambda: dropout(X, rng=(0, 0), generator=torch.Generator()), ValueError,
+     "dropout: expected rng or generator, not both"),
+    ("both in evaluation", lambda: dropout(X, 0.5, False, rng=(0, 0), generator=torch.Generator()), ValueError, "not both"),
+    ("mask without rng", lambda: keep_mask((2,), 0.5, None), TypeError, "argument 'rng' must be a state"),
+    ("mask device", lambda: keep_mask((2,), 0.5, STATE, device="meta"), ValueError, "expected device to be that of rng"),
+    ("mask rng", lambda: keep_mask((2,), 0.5, torch.ones(2)), ValueError, "keep_mask: expected rng to be an int64 tensor"),
+    ("residual shape", lambda: dropout_add(X, X[0]), ValueError, "expected all tensors to have the input's shape [4, 6], but"
+     " got one of shape [6]"),
+    ("residual dtype", lambda: dropout_add(X, X.double()), RuntimeError, "the input's dtype Float, but got one of Double"),
+    ("residual kind", lambda: dropout_add(X, 1.0), TypeError, "argument 'residual' must be a Tensor, not float"),
+    ("residual elsewhere", lambda: dropout_add(X, X.to("meta")), RuntimeError, "meta"),
+    ("strides", lambda: ops.dropout(X, 0.5, mask_strides=[1]), ValueError, "expected 2 mask strides, one a dimension, but"
+     " got 1"),
+    ("gain", lambda: ops.dropout(X, 0.5, gain=9), ValueError, "unknown gain 9"),
+    ("in-place leaf", lambda: dropout(LEAF, inplace=True), RuntimeError, "a leaf Variable that requires grad is being used in"
+     " an in-place operation."),
+    ("in-place leaf, state", lambda: dropout(LEAF, inplace=True, rng=STATE), RuntimeError, "a leaf Variable that requires"),
+    ("in-place view of leaf", lambda: dropout(LEAF[0], inplace=True), RuntimeError, "a view of a leaf Variable that requires"
+     " grad is being used in an in-place operation."),
+    ("in-place expanded", lambda: dropout(torch.ones(1, 4).expand(3, 4), inplace=True), RuntimeError, "unsupported operation:"
+     " more than one element of the written-to tensor refers to a single memory location"),
+    ("alpha in-place leaf", lambda: alpha_dropout(LEAF, 0.5, True, True), RuntimeError, "a leaf Variable that requires grad"),
+    ("instruction set", lambda: fused_dropout._extension.extension.use_instruction_set("mmx"), ValueError,
+     "CPU instruction set 'mmx' is not available here; available: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "call", "exception", "text"), ROWS, ids=[row[0] for row in ROWS])
+def test_wrong_call_raises_and_changes_nothing(wrong, call, exception, text):
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    with pytest.raises(exception, match=re.escape(text)):
+        call()
+    assert torch.equal(before, torch.get_rng_state()), "a call that raises draws none"
+    assert (X == 1).all()
+    assert (LEAF == 1).all()
+    assert LEAF._version == 0
+
+
+def test_texts_are_torchs_own_where_torch_has_the_check():
+    for theirs, ours in [
+        (lambda: torch.nn.functional.dropout(X, 1.5), lambda: dropout(X, 1.5)),
+        (lambda: torch.nn.Dropout(-1), lambda: Dropout(-1)),
+        (lambda: torch.nn.functional.dropout(LEAF, inplace=True), lambda: dropout(LEAF, inplace=True)),
+        (lambda: torch.nn.functional.dropout(LEAF[0], inplace=True), lambda: dropout(LEAF[0], inplace=True)),
+        (lambda: torch.ones(1, 4).expand(3, 4).mul_(2), lambda: dropout(torch.ones(1, 4).expand(3, 4), inplace=True)),
+    ]:
+        with pytest.raises((ValueError, RuntimeError)) as torch_error:
+            theirs()
+        with pytest.raises(torch_error.type) as our_error:
+            ours()
+        assert str(our_error.value).splitlines()[0] == str(torch_error.value).splitlines()[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a generator of another device")
+def test_generator_of_another_device():
+    with pytest.raises(RuntimeError, match="Expected a 'cpu' device type for generator but found 'cuda'"):
+        dropout(X, generator=torch.Generator("cuda"))
+
+
+def test_draw_arguments():
+    generator = torch.Generator().manual_seed(3)
+    a = draw(generator=generator)
+    assert a.dtype == torch.int64
+    assert a.shape == (2,)
+    assert a[1] % 4 == 0
+    assert torch.equal(a, draw("cpu", torch.Generator().manual_seed(3)))
+    assert not torch.equal(a, draw(generator=generator))
