@@ -17,7 +17,9 @@ try:
     import torch
     from torch.utils import cpp_extension
 except ImportError:
-    sys.exit("fused_dropout builds against the torch you use: pip install torch, then pip install --no-build-isolation .")
+    sys.exit(
+        "fused_dropout builds against the torch you use: pip install torch, then pip install --no-build-isolation ."
+    )
 
 ROOT = Path(__file__).parent
 ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
@@ -65,14 +67,21 @@ class BuildExtension(cpp_extension.BuildExtension):
             (built.parent / "_build.json").write_text(json.dumps({"torch": torch.__version__}) + "\n")
 
 
+def architectures() -> str:
+    """Those of the GPUs that are visible; where none is, as when an image is built, the ones of ARCHITECTURES."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    visible = sorted({torch.cuda.get_device_capability(gpu) for gpu in gpus})
+    return ";".join(f"{major}.{minor}" for major, minor in visible) or ARCHITECTURES
+
+
 def extension():
     cuda = use_cuda()
-    if cuda and not torch.cuda.is_available():
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+    if cuda:
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", architectures())
     defines = [
         f'-DFD_TORCH_VERSION="{torch.__version__}"',
         f'-DFD_CUDA_VERSION="{torch.version.cuda if cuda else ""}"',
-        f'-DFD_CUDA_ARCHITECTURES="{os.environ.get("TORCH_CUDA_ARCH_LIST", "native").replace(";", " ") if cuda else ""}"',
+        f'-DFD_CUDA_ARCHITECTURES="{os.environ["TORCH_CUDA_ARCH_LIST"].replace(";", " ") if cuda else ""}"',
     ]
     # A product and a sum round separately on every device: no contraction to fma.
     cxx = ["-O3", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-ffp-contract=off", "-fopenmp", *defines]

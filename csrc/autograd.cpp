@@ -1,9 +1,9 @@
 // Derivatives, as PyTorch writes its own: a graph node that holds the state, and a tangent for forward mode.
 //
 // Every pipeline is affine in its inputs. With respect to the first, the derivative is `dropout_apply` with the same
-// state (and the pipeline's backward gain); the inputs after it receive the gradient as it is. `dropout_apply` is linear
-// and its own derivative, so double backward and forward over reverse need nothing more. Nothing is saved but the
-// state's 16 bytes (and p, where it is a tensor).
+// state (and the pipeline's backward gain); the inputs after it receive the gradient as it is. `dropout_apply` is
+// linear and its own derivative, so double backward and forward over reverse need nothing more. Nothing is saved but
+// the state's 16 bytes (and p, where it is a tensor).
 //
 // Nodes are built by hand and not by torch::autograd::Function, which refuses functorch's transforms and gives forward
 // mode a silent zero.
@@ -34,8 +34,9 @@ c10::TypedOperatorHandle<Signature> find(const std::string& name) {
 
 Tensor dropout_apply(const Tensor& x, const Tensor& state, double p, const OptionalTensor& p_tensor, int64_t gain,
                      MaskStrides mask_strides, c10::SymInt mask_base) {
-  static const auto op = find<Tensor(const Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
-                                     c10::SymInt)>("dropout_apply");
+  static const auto op =
+      find<Tensor(const Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(
+          "dropout_apply");
   return op.call(x, state, p, p_tensor, gain, mask_strides, std::move(mask_base));
 }
 
@@ -48,7 +49,8 @@ struct Derivative {
   c10::SymInt mask_base;
 
   Tensor operator()(const Tensor& x, const Tensor& state, const OptionalTensor& p_now) const {
-    return dropout_apply(x, state, p, p_now, gain, mask_strides ? MaskStrides(*mask_strides) : MaskStrides(), mask_base);
+    return dropout_apply(x, state, p, p_now, gain, mask_strides ? MaskStrides(*mask_strides) : MaskStrides(),
+                         mask_base);
   }
   Tensor operator()(const Tensor& x, const Tensor& state) const { return (*this)(x, state, p_tensor); }
 };
@@ -123,8 +125,8 @@ template <template <class> class Pipeline>
 Derivative derivative(double p, const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
                       const c10::SymInt& mask_base) {
   const Gain backward = Pipeline<float>::backward_gain(static_cast<Gain>(gain));
-  return {p, p_tensor, static_cast<int64_t>(backward),
-          mask_strides ? std::optional(mask_strides->vec()) : std::nullopt, mask_base};
+  return {p, p_tensor, static_cast<int64_t>(backward), mask_strides ? std::optional(mask_strides->vec()) : std::nullopt,
+          mask_base};
 }
 
 void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& state, const NodePointer& node,
@@ -172,8 +174,9 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
 
   static Tensor apply(c10::DispatchKeySet keys, TensorRef<I>... inputs, const Tensor& state, double p,
                       const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
-    static const auto op = find<Tensor(TensorRef<I>..., const Tensor&, double, const OptionalTensor&, int64_t,
-                                       MaskStrides, c10::SymInt)>(name() + "_apply");
+    static const auto op =
+        find<Tensor(TensorRef<I>..., const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(
+            name() + "_apply");
     const Tensor all[] = {inputs...};
     const NodePointer node = node_for(all);
     Tensor output = [&] {
@@ -205,8 +208,9 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
   static void apply_in_place(c10::DispatchKeySet keys, Tensor& self, const Tensor& state, double p,
                              const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
                              c10::SymInt mask_base) {
-    static const auto op = find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
-                                     c10::SymInt)>(name() + "_apply_");
+    static const auto op =
+        find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(name() +
+                                                                                                             "_apply_");
     const NodePointer node = node_for({self});
     torch::autograd::check_inplace(self, node != nullptr);
     {
@@ -246,8 +250,9 @@ struct CountVersion {
   static void apply_in_place(c10::DispatchKeySet keys, Tensor& self, const Tensor& state, double p,
                              const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
                              c10::SymInt mask_base) {
-    static const auto op = find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
-                                     c10::SymInt)>(name() + "_apply_");
+    static const auto op =
+        find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(name() +
+                                                                                                             "_apply_");
     {
       const at::AutoDispatchBelowADInplaceOrView guard;
       op.redispatch(keys & c10::after_ADInplaceOrView_keyset, self, state, p, p_tensor, gain, mask_strides,

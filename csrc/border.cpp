@@ -33,8 +33,8 @@ void check_map(const char* name, const at::Tensor& like, double p, const std::op
   TORCH_CHECK_VALUE(gain >= 0 && gain <= static_cast<int64_t>(Gain::kAlpha), name, ": unknown gain ", gain);
   if (p_tensor) {
     TORCH_CHECK_VALUE(p_tensor->dim() == 0 && at::isFloatingType(p_tensor->scalar_type()), name,
-                      ": expected p to be a 0-d floating-point tensor, but got ", p_tensor->scalar_type(),
-                      " of shape ", p_tensor->sym_sizes());
+                      ": expected p to be a 0-d floating-point tensor, but got ", p_tensor->scalar_type(), " of shape ",
+                      p_tensor->sym_sizes());
     TORCH_CHECK_VALUE(p_tensor->device() == like.device(), name, ": expected p on the input's device ", like.device(),
                       ", but it is on ", p_tensor->device());
   }
@@ -46,8 +46,8 @@ void check_state(const char* name, const at::Tensor& state, c10::Device device) 
   TORCH_CHECK_VALUE(state.scalar_type() == at::kLong && state.dim() == 1 && state.sym_size(0) == 2, name,
                     ": expected rng to be an int64 tensor of 2 elements, as fused_dropout.draw() returns, but got ",
                     state.scalar_type(), " of shape ", state.sym_sizes());
-  TORCH_CHECK_VALUE(state.device() == device, name, ": expected rng on the input's device ", device,
-                    ", but it is on ", state.device());
+  TORCH_CHECK_VALUE(state.device() == device, name, ": expected rng on the input's device ", device, ", but it is on ",
+                    state.device());
 }
 
 std::optional<at::Tensor> device_p(const std::optional<at::Tensor>& p_tensor) {

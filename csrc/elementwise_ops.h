@@ -145,8 +145,7 @@ struct States {
     const c10::DeviceGuard guard(state.device());
     Tensor mask = at::empty(shape, state.options().dtype(at::kBool));
     check_state(name, state, state.device());
-    check_map(name, mask, p, p_tensor, gain,
-              mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
+    check_map(name, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
     Calls<Backend, PipelineId::kKeepMask>::run(mask, {}, {p, p_tensor, gain, mask_strides, mask_base},
                                                state_source(state), nullptr);
     return mask;

@@ -1,5 +1,5 @@
-// The operations without data: what torch.compile, FakeTensor and the meta device call. The same checks, symbolic sizes,
-// no kernel, and no state drawn.
+// The operations without data: what torch.compile, FakeTensor and the meta device call. The same checks, symbolic
+// sizes, no kernel, and no state drawn.
 #include <ATen/ops/empty.h>
 
 #include "elementwise_ops.h"
@@ -59,8 +59,7 @@ Tensor keep_mask(const Tensor& state, at::SymIntArrayRef shape, double p, const 
   const char* name = pipeline_name(PipelineId::kKeepMask);
   Tensor mask = at::empty_symint(shape, state.options().dtype(at::kBool));
   check_state(name, state, state.device());
-  check_map(name, mask, p, p_tensor, gain,
-            mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
+  check_map(name, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
   return mask;
 }
 

@@ -1,7 +1,7 @@
 // The table of pipelines: every backend, the meta device and autograd register the same rows from here.
 //
-// A Family gives, for a pipeline, a class with the functions of its operations: `random` and `apply`, and for a pipeline
-// of one input `random_in_place` and `apply_in_place`.
+// A Family gives, for a pipeline, a class with the functions of its operations: `random` and `apply`, and for a
+// pipeline of one input `random_in_place` and `apply_in_place`.
 #pragma once
 
 #include <torch/library.h>

@@ -1,10 +1,10 @@
 """Dropout in one pass: the mask is recomputed, never stored, and the same on every device.
 
-    import fused_dropout
+import fused_dropout
 
-    layer = fused_dropout.Dropout(0.1)          # where torch.nn.Dropout stood
-    y = fused_dropout.dropout(x, p=0.1)         # where torch.nn.functional.dropout stood
-    y = fused_dropout.dropout_add(x, residual, p=0.1)
+layer = fused_dropout.Dropout(0.1)          # where torch.nn.Dropout stood
+y = fused_dropout.dropout(x, p=0.1)         # where torch.nn.functional.dropout stood
+y = fused_dropout.dropout_add(x, residual, p=0.1)
 """
 
 from ._extension import build_info

@@ -15,10 +15,21 @@ import torch
 from . import reference
 
 REMEDY = "rebuild it with `pip install --no-build-isolation --force-reinstall --no-deps .` in a checkout"
-NAMES = (
-    "dropout dropout_ dropout_apply dropout_apply_ alpha_dropout alpha_dropout_ alpha_dropout_apply "
-    "alpha_dropout_apply_ dropout_add dropout_add_apply draw make_state keep_mask"
-).split()
+NAMES = [
+    "dropout",
+    "dropout_",
+    "dropout_apply",
+    "dropout_apply_",
+    "alpha_dropout",
+    "alpha_dropout_",
+    "alpha_dropout_apply",
+    "alpha_dropout_apply_",
+    "dropout_add",
+    "dropout_add_apply",
+    "draw",
+    "make_state",
+    "keep_mask",
+]
 
 
 def load(folder: Path, torch_version: str) -> Any:
@@ -43,23 +54,26 @@ def operations(extension: Any) -> SimpleNamespace:
     return SimpleNamespace(**{name: getattr(torch.ops.fused_dropout, name).default for name in NAMES})
 
 
+_registered: list[torch.library.Library] = []  # what a library registers lives as long as it does
+
+
 def _reference_on_cuda() -> None:
     """A torch with CUDA and an extension without: CUDA tensors get the reference, and one warning."""
 
     def with_warning(name: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             warnings.warn(
-                f"fused_dropout was built without CUDA and runs its slow reference on CUDA tensors; {REMEDY}, with nvcc",
+                f"fused_dropout was built without CUDA: its slow reference runs on CUDA tensors; {REMEDY}, with nvcc",
                 stacklevel=2,
             )
             return getattr(reference, name)(*args, **kwargs)
 
         return call
 
-    global _library
-    _library = torch.library.Library("fused_dropout", "IMPL")
+    library = torch.library.Library("fused_dropout", "IMPL")
     for name in NAMES:
-        _library.impl(name, with_warning(name), "CUDA")
+        library.impl(name, with_warning(name), "CUDA")
+    _registered.append(library)
 
 
 def build_info() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The functions: arguments checked, identities returned, and one operation called."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -168,7 +168,6 @@ def _call(
         options["mask_strides"] = strides
     if torch.compiler.is_compiling():
         return _traced(name, inputs, p, options, inplace, generator, rng)
-    operation: Callable[..., Any]
     if rng is not None:
         state = as_state(rng, inputs[0].device, name)
         if not inplace:

@@ -49,7 +49,9 @@ class Dropout(nn.Dropout):
             self.noise_shape = tuple(noise_shape)
         if mode != "upscale_in_train":
             if mode not in F.GAINS:
-                raise ValueError(f"Dropout: expected mode to be one of {', '.join(map(repr, F.GAINS))}, but got {mode!r}")
+                raise ValueError(
+                    f"Dropout: expected mode to be one of {', '.join(map(repr, F.GAINS))}, but got {mode!r}"
+                )
             self.mode = mode
 
     def forward(self, input: Tensor, *, rng: Rng = None) -> Tensor:

@@ -57,7 +57,8 @@ def drop_below(p: float | Tensor) -> int | Tensor:
 
 def kept(p: float | Tensor) -> float | Tensor:
     """The probability of keeping that is honoured, 1 - drop_below / 2^32."""
-    return (2**32 - drop_below(p)) / 2**32 if not isinstance(p, Tensor) else (2**32 - drop_below(p)).double() / 2.0**32
+    left = 2**32 - drop_below(p)
+    return left.double() / 2.0**32 if isinstance(left, Tensor) else left / 2**32
 
 
 def gain_of(p: float | Tensor, gain: int) -> float | Tensor:

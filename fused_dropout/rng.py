@@ -113,8 +113,8 @@ def mask_strides(shape: Sequence[int], noise_shape: Sequence[int | None] | None)
     sizes = [size if noise is None else noise for size, noise in zip(shape, noise_shape, strict=False)]
     if not fits or any(noise not in (1, size) for size, noise in zip(shape, sizes, strict=False)):
         raise ValueError(
-            f"dropout: expected a noise_shape that broadcasts to the input's shape {tuple(shape)}, each entry 1, None or "
-            f"the input's size, but got {tuple(noise_shape)}"
+            f"dropout: expected a noise_shape that broadcasts to the input's shape {tuple(shape)}, each entry 1, None "
+            f"or the input's size, but got {tuple(noise_shape)}"
         )
     return row_major(sizes)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import fused_dropout
+from fused_dropout import build_info
 from fused_dropout._extension import extension
 
-INSTRUCTION_SETS = fused_dropout.build_info()["cpu_instruction_sets"] or []
+INSTRUCTION_SETS = build_info()["cpu_instruction_sets"] or []
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -29,7 +29,7 @@ def golden() -> dict:
 
 @contextmanager
 def using_instruction_set(name: str) -> Iterator[None]:
-    before = fused_dropout.build_info()["cpu_instruction_set"]
+    before = build_info()["cpu_instruction_set"]
     extension.use_instruction_set(name)
     try:
         yield

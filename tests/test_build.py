@@ -28,7 +28,9 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
 def copy_of_the_package(tmp_path: Path, built_for: str | None) -> Path:
     """The package without its extension, or with a record that it was built for another torch."""
     package = tmp_path / "fused_dropout"
-    shutil.copytree(ROOT / "fused_dropout", package, ignore=shutil.ignore_patterns("*.so", "_build.json", "__pycache__"))
+    shutil.copytree(
+        ROOT / "fused_dropout", package, ignore=shutil.ignore_patterns("*.so", "_build.json", "__pycache__")
+    )
     if built_for is not None:
         (package / "_build.json").write_text(json.dumps({"torch": built_for}))
     return tmp_path
@@ -59,7 +61,10 @@ USE_IT = """
 
 @pytest.mark.parametrize(
     ("built_for", "reason"),
-    [(None, "the extension has not been built"), ("1.13.1", f"built for torch 1.13.1, and this is torch {torch.__version__}")],
+    [
+        (None, "the extension has not been built"),
+        ("1.13.1", f"built for torch 1.13.1, and this is torch {torch.__version__}"),
+    ],
 )
 def test_the_reference_takes_over_with_one_warning_and_the_same_results(built_for, reason, tmp_path):
     path = str(copy_of_the_package(tmp_path, built_for))
@@ -121,12 +126,16 @@ def test_an_unknown_instruction_set_in_the_environment_is_refused():
 
 
 def test_fallback_offers_every_operation():
-    schemas = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "fused_dropout::" in name}
+    schemas = {
+        name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "fused_dropout::" in name
+    }
     assert schemas == set(_extension.NAMES)
     assert all(callable(getattr(reference, name)) for name in _extension.NAMES)
 
 
-@pytest.mark.skipif(torch.version.cuda is not None and shutil.which("nvcc") is not None, reason="nothing is missing here")
+@pytest.mark.skipif(
+    torch.version.cuda is not None and shutil.which("nvcc") is not None, reason="nothing is missing here"
+)
 def test_force_cuda_says_what_is_missing():
     result = subprocess.run(
         [sys.executable, "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True,
@@ -143,5 +152,7 @@ def test_missing_torch_gives_one_line_with_the_remedy(tmp_path):
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert result.returncode != 0
-    assert result.stderr.strip().splitlines()[-1].startswith("fused_dropout builds against the torch you use: pip install")
+    assert (
+        result.stderr.strip().splitlines()[-1].startswith("fused_dropout builds against the torch you use: pip install")
+    )
     assert "Traceback" not in result.stderr

@@ -108,9 +108,7 @@ def test_rng_version(golden):
 )
 def test_mask_equals_reference_anywhere(seed, offset, base, p, n):
     state = state_of(seed, offset)
-    assert torch.equal(
-        ops.keep_mask(state, [n], p, mask_base=base), reference.keep_mask(state, [n], p, mask_base=base)
-    )
+    assert torch.equal(ops.keep_mask(state, [n], p, mask_base=base), reference.keep_mask(state, [n], p, mask_base=base))
 
 
 @pytest.mark.parametrize("base", [2**31 - 5, 2**32 - 5, 2**33 - 3, 2**35 - 13, 2**40 + 1, 2**62 + 1])

@@ -30,7 +30,8 @@ MAX = 2**64 - 1
 def library(tmp_path_factory):
     here = ROOT / "tests" / "cuda_on_host"
     built = tmp_path_factory.mktemp("cuda_on_host") / "library.so"
-    flags = "-std=c++17 -O2 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-parameter -ffp-contract=off -shared -fPIC"
+    warnings = "-Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-parameter"
+    flags = f"-std=c++17 -O2 {warnings} -ffp-contract=off -shared -fPIC"
     command = [COMPILER, *flags.split(), f"-I{here}", "-x", "c++", here / "library.cpp", "-o", built]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(built))
@@ -183,8 +184,9 @@ def test_portable_half_conversions_agree_with_torch(library):
     # Every half, its neighbours in float32, and the midpoints between halves: where rounding decides.
     finite = want[want.isfinite()].sort().values.unique()
     middle = (finite[1:].double() + finite[:-1].double()).mul(0.5).float()
-    probes = torch.cat([finite, middle, middle.nextafter(torch.tensor(torch.inf)), torch.tensor([65519.9, 65520.0, 7e4]),
-                        middle.nextafter(torch.tensor(-torch.inf)), torch.randn(100_000) * 1e-6])  # fmt: skip
+    above, below = (middle.nextafter(torch.tensor(end)) for end in (torch.inf, -torch.inf))
+    odd = torch.tensor([65519.9, 65520.0, 7e4, torch.inf])
+    probes = torch.cat([finite, middle, above, below, odd, torch.randn(100_000) * 1e-6])
     probes = torch.cat([probes, -probes])
     got = torch.empty(len(probes), dtype=torch.int16)
     library.float_to_half(

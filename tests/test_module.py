@@ -29,7 +29,9 @@ def test_state_dict_is_empty_and_loads_both_ways():
     theirs.load_state_dict(ours.state_dict())
 
 
-@pytest.mark.parametrize("module", [fused_dropout.Dropout(0.2), fused_dropout.Dropout(0.2, True, noise_shape=(None, 1))])
+@pytest.mark.parametrize(
+    "module", [fused_dropout.Dropout(0.2), fused_dropout.Dropout(0.2, True, noise_shape=(None, 1))]
+)
 def test_pickle_and_copy(module):
     for twin in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
         assert repr(twin) == repr(module)
@@ -52,7 +54,7 @@ def test_p_may_change_at_run_time():
     layer.p = torch.tensor(1.0)
     assert not layer(x).any()
     layer.p = 1.5
-    with pytest.raises(ValueError, match="between 0 and 1, but got 1.5"):
+    with pytest.raises(ValueError, match=r"between 0 and 1, but got 1\.5"):
         layer(x)
 
 

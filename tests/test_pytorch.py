@@ -42,7 +42,7 @@ def test_opcheck(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_exactly_the_drawing_operations_are_tagged_random(name):
-    """Without the tag compiled checkpointing is silently wrong; with it the pure ones could not be recomputed freely."""
+    """Without the tag compiled checkpointing is silently wrong; with it the pure ones could not be recomputed."""
     random = not any(part in name for part in ("apply", "make_state", "keep_mask"))
     assert (torch.Tag.nondeterministic_seeded in getattr(ops, name).tags) == random
 
@@ -148,8 +148,8 @@ def test_a_tensor_p_compiles_once():
 
 
 def test_compiled_graph_saves_the_state_and_no_mask():
-    from torch._dynamo.backends.common import aot_autograd
     from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
 
     outputs = []
 

@@ -49,13 +49,21 @@ def test_python_arrows():
     for name, may in allowed.items():
         text = (ROOT / "fused_dropout" / f"{name}.py").read_text()
         used = set(re.findall(r"^from \.(\w+) import", text, re.M)) | {
-            m for names in re.findall(r"^from \. import (.+)$", text, re.M) for m in re.findall(r"(\w+)(?: as \w+)?", names)
+            m
+            for names in re.findall(r"^from \. import (.+)$", text, re.M)
+            for m in re.findall(r"(\w+)(?: as \w+)?", names)
         }
         assert used & set(allowed) <= may, name
 
 
 def test_files_stay_readable():
-    limits = [("csrc/core/*.h", 125), ("csrc/c*/*.cu", 220), ("csrc/c*/*loops.h", 220), ("setup.py", 100), ("README.md", 200)]
+    limits = [
+        ("csrc/core/*.h", 125),
+        ("csrc/c*/*.cu", 220),
+        ("csrc/c*/*loops.h", 220),
+        ("setup.py", 100),
+        ("README.md", 200),
+    ]
     for pattern, limit in limits:
         for path in ROOT.glob(pattern):
             assert len(path.read_text().splitlines()) <= limit, path.name

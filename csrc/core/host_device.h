@@ -1,8 +1,8 @@
 // The macros of the core: a function that the host and the device compile from the same source.
 //
-// FD_HOST_DEVICE is always inlined, so that a translation unit built for one instruction set never leaves an out-of-line
-// copy that the linker could pick for the others. FD_COLD is for what runs once in thousands of elements: out of line, so
-// that it costs the hot path no registers, and `static`, for the same reason as above.
+// FD_HOST_DEVICE is always inlined, so that a translation unit built for one instruction set never leaves an
+// out-of-line copy that the linker could pick for the others. FD_COLD is for what runs once in thousands of elements:
+// out of line, so that it costs the hot path no registers, and `static`, for the same reason as above.
 #pragma once
 
 #if defined(__CUDACC__)

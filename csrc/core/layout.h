@@ -12,8 +12,8 @@
 
 namespace fused_dropout {
 
-constexpr int kMaxDims = 64;     // as many as PyTorch allows
-constexpr int kMaxInputs = 3;    // tensors an elementwise pipeline may read
+constexpr int kMaxDims = 64;   // as many as PyTorch allows
+constexpr int kMaxInputs = 3;  // tensors an elementwise pipeline may read
 constexpr int kMaxOperands = 1 + kMaxInputs;
 
 struct Offsets {
@@ -48,7 +48,8 @@ struct Layout {
   FD_HOST_DEVICE Offsets at(int64_t i, int first = 1) const {
     Offsets at{{}, mask_base};
     for (int d = first; d < ndim && i > 0; ++d) {
-      const int64_t next = (i | size[d]) >> 32 ? i / size[d] : static_cast<uint32_t>(i) / static_cast<uint32_t>(size[d]);
+      const int64_t next =
+          (i | size[d]) >> 32 ? i / size[d] : static_cast<uint32_t>(i) / static_cast<uint32_t>(size[d]);
       step(at, d, i - next * size[d]);
       i = next;
     }

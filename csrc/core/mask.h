@@ -1,8 +1,8 @@
 // Element -> mask index -> word -> keep: the mask contract, RNG version 1.
 //
-// A mask is a pure function of (seed, offset, p, mask index). Eight consecutive mask indices are a group; a Philox block
-// gives a group the high 16 bits of its eight words. The low 16 come from the next block and matter only where the high
-// half equals the threshold's, once in 65,536 elements: they are computed there and nowhere else.
+// A mask is a pure function of (seed, offset, p, mask index). Eight consecutive mask indices are a group; a Philox
+// block gives a group the high 16 bits of its eight words. The low 16 come from the next block and matter only where
+// the high half equals the threshold's, once in 65,536 elements: they are computed there and nowhere else.
 #pragma once
 
 #include <cstdint>

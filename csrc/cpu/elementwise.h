@@ -7,9 +7,10 @@
 
 namespace fused_dropout {
 
-constexpr int64_t kStretch = 4096;     // elements of a row that make a work item: 16 KiB of float32, half an L1 cache
-constexpr int64_t kTileAcross = 512;   // elements of a tile along memory: runs of 1 KiB and more keep the prefetcher going
-constexpr int64_t kTileAlong = 64;     // and across it: the width of a word of keep bits
+constexpr int64_t kStretch = 4096;  // elements of a row that make a work item: 16 KiB of float32, half an L1 cache
+constexpr int64_t kTileAcross =
+    512;                            // elements of a tile along memory: runs of 1 KiB and more keep the prefetcher going
+constexpr int64_t kTileAlong = 64;  // and across it: the width of a word of keep bits
 
 // The mask runs along dimension 1 while memory runs along dimension 0: channels_last, and transposed tensors.
 inline bool is_tiled(const Layout& l) { return l.ndim > 1 && l.mask_stride[0] > 1 && l.mask_stride[1] == 1; }

@@ -1,5 +1,5 @@
-// The elementwise loops for machines with AVX2 and F16C. The standard headers come before the target pragma, so that what they
-// leave out of line runs on every machine; everything of ours comes after it.
+// The elementwise loops for machines with AVX2 and F16C. The standard headers come before the target pragma, so that
+// what they leave out of line runs on every machine; everything of ours comes after it.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
-// The elementwise loops for machines with AVX-512 F, BW, DQ and VL. The standard headers come before the target pragma, so that what they
-// leave out of line runs on every machine; everything of ours comes after it.
+// The elementwise loops for machines with AVX-512 F, BW, DQ and VL. The standard headers come before the target pragma,
+// so that what they leave out of line runs on every machine; everything of ours comes after it.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,8 @@
 #include <utility>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx,avx2,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx,avx2,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), \
+                             apply_to = function)
 #else
 // GCC's own intrinsics start from a register that they leave undefined on purpose, and GCC 12 warns of it (bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"

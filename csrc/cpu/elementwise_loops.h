@@ -136,7 +136,8 @@ class ElementwiseLoops {
     for (int64_t p = 0; p < np; p += kBatch) {
       uint64_t* rows = bits[p / kBatch];
       for (int64_t i = 0; i < kBatch; ++i) {
-        rows[i] = p + i < np ? keep_.all_from(at.mask_index + static_cast<uint64_t>(p + i) * layout_.mask_stride[0]) : 0;
+        rows[i] =
+            p + i < np ? keep_.all_from(at.mask_index + static_cast<uint64_t>(p + i) * layout_.mask_stride[0]) : 0;
       }
       transpose(rows);
     }

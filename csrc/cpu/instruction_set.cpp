@@ -23,9 +23,7 @@ const InstructionSet kInstructionSets[] = {
      },
      elementwise_avx512},
     {"avx2",
-     [] {
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
-     },
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"); },
      elementwise_avx2},
 #endif
     {"portable", [] { return true; }, elementwise_portable},

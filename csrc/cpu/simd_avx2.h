@@ -31,12 +31,12 @@ struct Avx2 {
                                                  uint32_t& ties) {
     const __m256i groups =
         _mm256_add_epi64(_mm256_set1_epi64x(static_cast<int64_t>(group)), _mm256_set_epi64x(3, 2, 1, 0));
-    const PhiloxBlock<Lane> b = philox4x32_10(
-        PhiloxBlock<Lane>{{{_mm256_set1_epi64x(static_cast<int64_t>(mask.step))},
-                           {_mm256_set1_epi64x(static_cast<int64_t>(mask.step >> 32))},
-                           {groups},
-                           {_mm256_srli_epi64(groups, 32)}}},
-        Key{keys});
+    const PhiloxBlock<Lane> b =
+        philox4x32_10(PhiloxBlock<Lane>{{{_mm256_set1_epi64x(static_cast<int64_t>(mask.step))},
+                                         {_mm256_set1_epi64x(static_cast<int64_t>(mask.step >> 32))},
+                                         {groups},
+                                         {_mm256_srli_epi64(groups, 32)}}},
+                      Key{keys});
     // Words 0 and 1 of a group are its elements 0 to 3, words 2 and 3 its elements 4 to 7.
     const __m256i first = _mm256_blend_epi32(b.word[0].v, _mm256_slli_epi64(b.word[1].v, 32), 0xaa);
     const __m256i last = _mm256_blend_epi32(b.word[2].v, _mm256_slli_epi64(b.word[3].v, 32), 0xaa);

@@ -3,7 +3,6 @@
 // Nothing depends on the grid: an element finds its mask index, the index its Philox block. Both kernels work in octets
 // of 8 elements, which one Philox block decides where the mask is aligned to it (two where it is not).
 #include "elementwise.h"
-
 #include "launch.h"
 #include "octet.cuh"
 
@@ -15,6 +14,13 @@ struct Operands {
   T* y;
   const T* x[kMaxInputs];
 };
+
+template <int N, class Pipeline, class T>
+__device__ __forceinline__ void load_inputs(const Operands<Pipeline, T>& operands, int64_t at,
+                                            Packed<T, N> (&x)[Pipeline::kInputs + 1]) {
+#pragma unroll
+  for (int k = 0; k < Pipeline::kInputs; ++k) x[k] = load<N>(operands.x[k] + at);
+}
 
 // What both kernels start from. The pipeline is made on the host where p is known there: it takes divisions in float64.
 template <class Pipeline>
@@ -52,16 +58,11 @@ __global__ void __launch_bounds__(kThreads, kLinearBlocks<T>)
   const int64_t tile = (static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp) * kTile;
   const Pipeline pipeline = a.common.load_pipeline();
 
-  const auto load = [&](auto& x, int64_t at) {
-    using Access = std::decay_t<decltype(x[0])>;
-#pragma unroll
-    for (int k = 0; k < kInputs; ++k) x[k] = *reinterpret_cast<const Access*>(a.operands.x[k] + at);
-  };
   const bool whole = kAligned && tile + kTile <= a.numel;
   Packed<T, N> x[kAccesses][kInputs + 1];
   if (whole) {  // all loads are under way before the mask is made
 #pragma unroll
-    for (int j = 0; j < kAccesses; ++j) load(x[j], tile + (j * kWarp + lane) * N);
+    for (int j = 0; j < kAccesses; ++j) load_inputs(a.operands, tile + (j * kWarp + lane) * N, x[j]);
   }
   const uint32_t octet = keep_octet(a.common.load_mask(), a.mask_base + static_cast<uint64_t>(tile + lane * kGroup));
 
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(kThreads, kLinearBlocks<T>)
       const uint32_t bits = N == kGroup ? octet : octet_of<N>(octet, j, lane);
       Packed<T, N> y;
       compute<N>(pipeline, bits, x[j], y, Inputs{});
-      *reinterpret_cast<Packed<T, N>*>(a.operands.y + tile + (j * kWarp + lane) * N) = y;
+      store(a.operands.y + tile + (j * kWarp + lane) * N, y);
     }
   } else {
 #pragma unroll 1
@@ -80,9 +81,9 @@ __global__ void __launch_bounds__(kThreads, kLinearBlocks<T>)
       const int64_t at = tile + j * kWarp + lane;
       if (at >= a.numel) continue;
       Packed<T, 1> one[kInputs + 1], y;
-      load(one, at);
+      load_inputs(a.operands, at, one);
       compute<1>(pipeline, bits, one, y, Inputs{});
-      a.operands.y[at] = y.element[0];
+      store(a.operands.y + at, y);
     }
   }
 }
@@ -98,7 +99,8 @@ struct StridedArgs {
 
 // A thread takes 8 neighbours along the innermost dimension.
 template <class Pipeline, class T>
-__global__ void __launch_bounds__(kThreads, kStridedBlocks) strided_kernel(const __grid_constant__ StridedArgs<Pipeline, T> a) {
+__global__ void __launch_bounds__(kThreads, kStridedBlocks)
+    strided_kernel(const __grid_constant__ StridedArgs<Pipeline, T> a) {
   constexpr int kInputs = Pipeline::kInputs;
   using Inputs = std::make_index_sequence<kInputs>;
   const Mask mask = a.common.load_mask();
@@ -131,11 +133,10 @@ __global__ void __launch_bounds__(kThreads, kStridedBlocks) strided_kernel(const
     Packed<T, N> x[kInputs + 1], y;
 #pragma unroll
     for (int k = 0; k < kInputs; ++k) {
-      x[k] = *reinterpret_cast<const Packed<T, N>*>(a.operands.x[k] + at.operand[k + 1] +
-                                                    first * layout.stride[k + 1][0]);
+      x[k] = load<N>(a.operands.x[k] + at.operand[k + 1] + first * layout.stride[k + 1][0]);
     }
     compute<N>(pipeline, bits >> first, x, y, Inputs{});
-    *reinterpret_cast<Packed<T, N>*>(a.operands.y + at.operand[0] + first * layout.stride[0][0]) = y;
+    store(a.operands.y + at.operand[0] + first * layout.stride[0][0], y);
   };
   if (a.vectors && count == kGroup) {
 #pragma unroll

@@ -8,11 +8,47 @@
 
 namespace fused_dropout {
 
-// Loads and stores as one access of sizeof(T) * N bytes, 16 at the most; the address is a multiple of that.
 template <class T, int N>
-struct alignas(sizeof(T) * N) Packed {
+struct Packed {
   T element[N];
 };
+
+// The register type of an access of so many bytes.
+template <int kBytes>
+struct Access;
+template <>
+struct Access<1> {
+  using type = uint8_t;
+};
+template <>
+struct Access<2> {
+  using type = uint16_t;
+};
+template <>
+struct Access<4> {
+  using type = uint32_t;
+};
+template <>
+struct Access<8> {
+  using type = uint2;
+};
+template <>
+struct Access<16> {
+  using type = uint4;
+};
+
+// `p` is a multiple of the access's size.
+template <int N, class T>
+__device__ __forceinline__ Packed<T, N> load(const T* p) {
+  return bit_cast<Packed<T, N>>(*reinterpret_cast<const typename Access<sizeof(T) * N>::type*>(p));
+}
+// An ordinary (write-back) store, but by its intrinsic: nvcc takes an assignment of packed pairs apart again, and
+// stores eight bfloat16 elements in four accesses on sm_80 and sm_90 (tests/test_machine_code.py).
+template <int N, class T>
+__device__ __forceinline__ void store(T* p, const Packed<T, N>& x) {
+  using Type = typename Access<sizeof(T) * N>::type;
+  __stwb(reinterpret_cast<Type*>(p), bit_cast<Type>(x));
+}
 
 // Elements in an access of 16 bytes. A Philox block decides kGroup elements, so a thread never takes more in one.
 template <class T>

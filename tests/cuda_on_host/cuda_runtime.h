@@ -24,6 +24,12 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   dim3(unsigned x = 1) : x(x) {}
 };
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
 enum cudaError_t { cudaSuccess };
 using cudaStream_t = void*;
 struct cudaLaunchConfig_t {
@@ -98,6 +104,11 @@ void run_warp(const Work& work, unsigned first_thread) {
 
 inline uint32_t __shfl_sync(unsigned, uint32_t value, int from) {
   return cuda_on_host::shuffle(value, static_cast<unsigned>(from));
+}
+
+template <class Word>
+inline void __stwb(Word* p, Word value) {
+  *p = value;
 }
 
 template <class Args>

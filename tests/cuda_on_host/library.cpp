@@ -17,7 +17,8 @@ extern "C" void run_on_cuda(int pipeline, int dtype, void* output, const void* c
   for (int k = 0; k + 1 < operands; ++k) args.inputs[k] = inputs[k];
   args.output = output;
   args.layout = plan(ndim, sizes, operands, each, mask_strides, mask_base);
-  args.state = state_ptr ? StateSource{state_ptr, state_ptr + 1, 0, offset} : StateSource{nullptr, nullptr, seed, offset};
+  args.state =
+      state_ptr ? StateSource{state_ptr, state_ptr + 1, 0, offset} : StateSource{nullptr, nullptr, seed, offset};
   args.state_out = state_out;
   args.p = {p_ptr, Probability::of(p)};
   args.gain = static_cast<Gain>(gain);

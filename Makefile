@@ -1,0 +1,63 @@
+# make demo      sets everything up, trains with fused dropout, and measures it against native dropout
+# make test      sets everything up and runs the tests
+# make bench     measures everything and writes bench/results/
+# make lint      ruff, clang-format, mypy
+# make cuda-check  builds the CUDA extension for all architectures and checks it; needs nvcc, not a GPU
+#
+# TORCH is what pip is asked for. Whether CUDA is built follows from the torch and the compiler that are found.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch>=2.11
+CUDA_VENV ?= .venv-cuda
+CUDA_TORCH ?= torch>=2.11
+TEST_PROCESSES ?= auto
+RESULTS ?= bench/results/$(shell uname -m)-cpu.json
+
+PY := $(VENV)/bin/python
+CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda_on_host/*')
+
+.PHONY: setup build demo test lint bench cuda-check clean
+
+# An environment is ready when it holds a record of the torch it was asked for.
+ready = [ "$$(cat $(1)/ready 2>/dev/null)" = "$(2) $(3)" ]
+define environment
+	@$(call ready,$(1),$(2),$(3)) || { \
+	  echo "setting up $(1) with $(2)" && \
+	  $(PYTHON) -m venv --clear $(1) && \
+	  $(1)/bin/pip install -q --disable-pip-version-check "$(2)" && \
+	  $(1)/bin/pip install -q --disable-pip-version-check $$($(1)/bin/python tools/requirements.py $(3)) && \
+	  echo "$(2) $(3)" > $(1)/ready; }
+endef
+
+setup:
+	$(call environment,$(VENV),$(TORCH),build test demo lint)
+
+build: setup
+	@$(PY) setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
+
+demo: build
+	$(PY) examples/digits.py
+	$(PY) -m bench --quick
+
+test: build
+	$(PY) -m pytest -n $(TEST_PROCESSES)
+
+bench: build
+	$(PY) -m bench --json $(RESULTS)
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
+	$(PY) -m mypy
+
+# In a copy of the files, so that the two builds stay out of each other's way.
+cuda-check:
+	$(call environment,$(CUDA_VENV),$(CUDA_TORCH),build test)
+	@mkdir -p $(CUDA_VENV)/src && git ls-files -z -co --exclude-standard | xargs -0 cp -p --parents -t $(CUDA_VENV)/src
+	cd $(CUDA_VENV)/src && env -u NO_CUDA FORCE_CUDA=1 ../bin/python setup.py -q build_ext --inplace > ../build.log 2>&1 \
+	  || { cat ../build.log; exit 1; }
+	cd $(CUDA_VENV)/src && ../bin/python -m pytest -n $(TEST_PROCESSES) -rs
+
+clean:
+	rm -rf build dist *.egg-info fused_dropout/*.so fused_dropout/_build.json

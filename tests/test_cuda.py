@@ -1,0 +1,122 @@
+"""What only a GPU can show. Skipped, with this reason, where there is none."""
+
+import pytest
+import torch
+from conftest import DTYPES
+from test_values import LAYOUTS, PIPELINES, assert_same_bits, inputs_for
+
+import fused_dropout
+from fused_dropout._extension import ops
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
+STATE = (2**63 + 12345, 2**40 + 8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gpu_gives_the_bits_of_the_cpu(layout, pipeline, dtype):
+    for shape in ((3, 5, 7), (2, 64, 64), (5, 3, 70, 9), (2, 3, 1, 1025)):
+        x = LAYOUTS[layout](torch.randn(shape).to(dtype))
+        inputs = inputs_for(pipeline, x)
+        rng = torch.tensor([STATE[0] - 2**64, STATE[1]])
+        want = getattr(ops, f"{pipeline}_apply")(*inputs, rng, 0.3)
+        got = getattr(ops, f"{pipeline}_apply")(*[t.cuda() for t in inputs], rng.cuda(), 0.3)
+        assert_same_bits(got.cpu(), want)
+
+
+def test_a_call_advances_the_generator_by_eight_and_is_predictable():
+    torch.cuda.manual_seed(42)
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    for call in (
+        lambda: fused_dropout.dropout(torch.ones(1 << 20, device="cuda")),
+        lambda: fused_dropout.dropout(torch.ones(0, device="cuda")),
+        lambda: fused_dropout.dropout(torch.ones(5, device="cuda"), inplace=True),
+        lambda: fused_dropout.draw("cuda"),
+    ):
+        before = generator.get_offset()
+        call()
+        assert generator.get_offset() == before + 8
+    torch.cuda.manual_seed(42)
+    assert fused_dropout.draw("cuda").tolist() == [42, 0]
+    assert ops.dropout(torch.ones(9, device="cuda"), 0.5)[1].tolist() == [42, 8]
+    before = generator.get_offset()
+    fused_dropout.dropout(torch.ones(5, device="cuda"), rng=(1, 0))
+    assert generator.get_offset() == before
+
+
+def test_backward_of_a_drawn_state():
+    x = torch.randn(100_003, device="cuda", requires_grad=True)
+    y = fused_dropout.dropout(x, 0.3)
+    y.sum().backward()
+    assert torch.equal(x.grad == 0, y == 0)
+
+
+def test_graph_replays_draw_anew_and_equal_eager_calls():
+    x = torch.randn(10_000, device="cuda", requires_grad=True)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            torch.autograd.grad(fused_dropout.dropout(x, 0.5).sum(), x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = fused_dropout.dropout(x, 0.5)
+        (grad,) = torch.autograd.grad(y.sum(), x)
+    torch.cuda.manual_seed(7)
+    replays = []
+    for _ in range(3):
+        graph.replay()
+        assert torch.equal(grad == 0, y == 0)
+        replays.append(y.clone())
+    torch.cuda.manual_seed(7)
+    for replay in replays:
+        assert torch.equal(fused_dropout.dropout(x, 0.5), replay)
+    assert not torch.equal(replays[0], replays[1])
+
+
+def test_a_state_on_the_device_may_change_between_replays():
+    x, rng = torch.ones(10_000, device="cuda"), fused_dropout.draw("cuda")
+    fused_dropout.dropout(x, 0.5, rng=rng)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = fused_dropout.dropout(x, 0.5, rng=rng)
+    for seed in (1, 2):
+        rng.copy_(torch.tensor([seed, 0]))
+        graph.replay()
+        assert torch.equal(y.cpu(), fused_dropout.dropout(torch.ones(10_000), 0.5, rng=(seed, 0)))
+
+
+def test_nothing_synchronises():
+    x, p = torch.ones(1000, device="cuda", requires_grad=True), torch.tensor(0.5, device="cuda")
+    rng = fused_dropout.draw("cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for options in ({}, {"rng": rng}, {"rng": (1, 8)}, {"noise_shape": (1,)}):
+            fused_dropout.dropout(x, p, **options).sum().backward()
+            fused_dropout.dropout(x, 0.3, **options).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_streams_and_devices():
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        x = torch.ones(1 << 22, device="cuda")
+        y = fused_dropout.dropout(x, 0.5, rng=(1, 0))
+    stream.synchronize()
+    assert torch.equal(y.cpu(), fused_dropout.dropout(torch.ones(1 << 22), 0.5, rng=(1, 0)))
+    last = torch.device("cuda", torch.cuda.device_count() - 1)
+    assert fused_dropout.dropout(torch.ones(10, device=last)).device == last
+
+
+@pytest.mark.parametrize("numel", [2**31 + 4, 2**32 + 13])
+def test_more_than_32_bits_of_elements(numel):
+    if torch.cuda.mem_get_info()[0] < 4.2 * numel:
+        pytest.skip("not enough free memory on the GPU")
+    x = torch.ones(numel, device="cuda", dtype=torch.bfloat16)
+    y = fused_dropout.dropout(x, 0.5, rng=STATE)
+    rng = torch.tensor([STATE[0] - 2**64, STATE[1]])
+    for start in (0, 2**31 - 8, numel - 1000):
+        want = ops.keep_mask(rng, [min(1000, numel - start)], 0.5, mask_base=start)
+        assert torch.equal((y[start : start + 1000] != 0).cpu(), want)

@@ -1,0 +1,97 @@
+"""What the CUDA compiler made of the kernels, for every architecture: no spills, 16-byte accesses, registers in budget.
+
+Needs no GPU: cuobjdump reads the extension.
+"""
+
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from conftest import build_info
+
+# Registers a thread. 65,536 a multiprocessor: 48 let 5 blocks of 256 threads run at once, 64 four, 80 three.
+BUDGET = {"linear": 48, "linear float64": 80, "strided": 64, "write_state": 32}
+ARCHITECTURES = [a.split("+")[0].replace(".", "") for a in build_info()["cuda_architectures"] or []]
+
+pytestmark = pytest.mark.skipif(build_info()["cuda"] is None, reason="the extension was built without CUDA")
+
+
+def tool(name: str) -> str:
+    """From the CUDA toolkit, or from the Triton wheel that torch brings along."""
+    found = shutil.which(name)
+    if found is None:
+        triton = pytest.importorskip("triton", reason="neither cuobjdump nor Triton's copy of it is installed")
+        found = str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def library() -> str:
+    from fused_dropout import _C
+
+    return _C.__file__
+
+
+def kind(kernel: str) -> str:
+    name = re.match(r".*?(\w+)_kernel", kernel)[1]
+    return f"{name} float64" if name == "linear" and "double" in kernel else name
+
+
+def demangled(text: str) -> str:
+    return subprocess.run(["c++filt"], input=text, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def kernels(library) -> dict[str, dict[str, tuple[int, int]]]:
+    """architecture -> kernel -> (registers, bytes of stack and local memory)"""
+    usage = demangled(
+        subprocess.run([tool("cuobjdump"), "-res-usage", library], capture_output=True, text=True, check=True).stdout
+    )
+    found: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    arch = name = ""
+    for line in usage.splitlines():
+        if match := re.search(r"arch = sm_(\d+)", line):
+            arch = match[1]
+        elif match := re.search(r"Function (.*):", line):
+            name = match[1]
+        elif match := re.search(r"REG:(\d+) STACK:(\d+).*LOCAL:(\d+)", line):
+            found[arch][name] = (int(match[1]), int(match[2]) + int(match[3]))
+    return found
+
+
+def test_every_architecture_has_every_kernel(kernels):
+    assert sorted(kernels) == sorted(ARCHITECTURES)
+    counts = {arch: len(found) for arch, found in kernels.items()}
+    # 3 pipelines of 4 dtypes and the mask, each linear (aligned or not) and strided, and the state's
+    assert set(counts.values()) == {13 * 3 + 1}, counts
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_registers_are_within_budget_and_nothing_spills(kernels, arch):
+    for kernel, (registers, memory) in kernels[arch].items():
+        assert memory == 0, f"{kernel} uses {memory} bytes of local memory"
+        assert registers <= BUDGET[kind(kernel)], f"{kernel} uses {registers} registers"
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_aligned_kernels_load_and_store_sixteen_bytes(library, arch):
+    command = [tool("cuobjdump"), "-sass", "-arch", f"sm_{arch}", library]
+    sass = demangled(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    checked = 0
+    for body in sass.split("Function : ")[1:]:
+        name, code = body.split("\n", 1)
+        assert not re.search(r"\b(LDL|STL)\b", code), f"{name} spills"
+        if kind(name).startswith("linear") and ", true>" in name:
+            store = r"\bSTG\.E\.64\b" if "KeepMask" in name else r"\bSTG\.E\.128\b"
+            assert re.search(store, code), name
+            assert "KeepMask" in name or re.search(r"\bLDG\.E\.128\b", code), name
+            checked += 1
+    assert checked == 13
+
+
+def test_ptx_for_later_architectures_is_there(library):
+    listing = subprocess.run([tool("cuobjdump"), "-lptx", library], capture_output=True, text=True, check=True).stdout
+    assert ("PTX file" in listing) == any("+PTX" in a for a in build_info()["cuda_architectures"])
