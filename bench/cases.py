@@ -1,0 +1,144 @@
+"""The rows of the benchmark: data, and its expansion into one case for each dtype and thread count.
+
+To add a row, write a Family into CPU or CUDA; to compare with something else, name it in PEERS. A target is the largest
+ratio of times, subject to baseline, that is accepted: 1/18 reads "at least 18 times as fast".
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from . import work
+from .work import Factory, Function, Inputs, Operation, Way
+
+FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
+LARGE, MEDIUM, SMALL = 2**24, 2**20, 64  # elements: more than a cache holds, less, and so few that the call is all
+CUDA_BYTES = 2**28  # of a tensor: five times the L2 of an H200
+ONE_THREAD = 2**15  # elements for which neither PyTorch nor fused_dropout wakes a second thread
+
+Target: TypeAlias = tuple[float | None, float | None]  # with one thread, with several
+Peer: TypeAlias = Callable[[Way], Factory]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: how to make both tasks, and the oracle of the subject, from inputs; and what was declared of them.
+
+    `threads` is 0 on CUDA, where those of the CPU do not matter.
+    """
+
+    name: str
+    versus: str
+    subject: Factory
+    baseline: Factory
+    oracle: Factory
+    inputs: Inputs
+    dtype: torch.dtype
+    numel: int
+    threads: int
+    device: str
+    target: float | None
+    bytes_per_element: int
+
+    @property
+    def label(self) -> str:
+        """What `--only` looks into."""
+        threads = f" threads={self.threads}" if self.threads else ""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.device} {self.name} vs {self.versus} {dtype} numel={self.numel}{threads}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row as it is written down: one case for each dtype that has targets, and for each thread count.
+
+    `accesses` is how often the operation moves an element, reads and writes, whatever the hardware adds to that;
+    `quick` says that `--quick` measures it too.
+    """
+
+    name: str
+    way: Way
+    operation: Operation
+    versus: str
+    targets: Mapping[torch.dtype, Target]
+    numel: int = LARGE
+    quick: bool = False
+    accesses: int = 2
+    inputs: Inputs = work.flat
+
+    def case(self, dtype: torch.dtype, threads: int) -> Case:
+        one, several = self.targets[dtype]
+        return Case(
+            name=self.name,
+            versus=self.versus,
+            subject=self.way(self.operation.fused),
+            baseline=PEERS[self.versus](self.way),
+            oracle=self.way(self.operation.oracle),
+            inputs=self.inputs,
+            dtype=dtype,
+            numel=self.numel if threads else CUDA_BYTES // dtype.itemsize,
+            threads=threads,
+            device="cpu" if threads else "cuda",
+            target=several if threads > 1 else one,
+            bytes_per_element=self.accesses * dtype.itemsize,
+        )
+
+
+def _run(function: Function) -> Peer:
+    return lambda way: way(function)
+
+
+# "eager" is the chain of native functions that gives what a fused one does.
+PEERS: Mapping[str, Peer] = {
+    "mul": _run(work.multiply),
+    "mul_": _run(work.multiply_in_place),
+    "F.dropout": _run(work.DROPOUT.native),
+    "F.dropout2d": _run(work.CHANNEL_DROPOUT.native),
+    "F.alpha_dropout": _run(work.ALPHA_DROPOUT.native),
+    "eager": _run(work.DROPOUT_ADD.native),
+    "copy": lambda way: work.device_copy,
+}
+
+UNTARGETED = {FLOAT32: (None, None), BFLOAT16: (None, None)}
+IN_PLACE = {FLOAT32: (1.3, 1.1), BFLOAT16: (2.0, 1.4)}  # no new pages: the mask's arithmetic against bare memory
+NEW_PAGES = {FLOAT32: (1.05, 1.05), BFLOAT16: (1.05, 1.05)}  # to get a large output costs more than to compute it
+CACHED = {FLOAT32: (1.6, 1.6), BFLOAT16: (2.0, 2.0)}
+NATIVE = {FLOAT32: (1 / 18, 1 / 18), BFLOAT16: (1 / 18, 1 / 18)}
+CALL = {FLOAT32: (0.8, 0.8)}
+COPY = {FLOAT32: (1 / 0.95, None), BFLOAT16: (1 / 0.95, None), FLOAT16: (1 / 0.95, None)}  # 95 % of its bandwidth
+CUDA_NATIVE = {FLOAT32: (1 / 1.1, None), BFLOAT16: (1 / 1.2, None), FLOAT16: (None, None)}
+
+CPU = (
+    Family("dropout in place", work.in_place, work.DROPOUT_IN_PLACE, "mul_", IN_PLACE, quick=True),
+    Family("dropout", work.forward, work.DROPOUT, "mul", NEW_PAGES, quick=True),
+    Family("dropout backward", work.backward, work.DROPOUT, "mul", NEW_PAGES),
+    Family("dropout", work.forward, work.DROPOUT, "F.dropout", UNTARGETED),
+    Family("dropout", work.forward, work.DROPOUT, "mul", CACHED, MEDIUM),
+    Family("dropout", work.forward, work.DROPOUT, "F.dropout", NATIVE, MEDIUM, quick=True),
+    Family("dropout and backward", work.round_trip, work.DROPOUT, "F.dropout", CALL, SMALL, quick=True),
+    Family("dropout_add", work.forward, work.DROPOUT_ADD, "eager", UNTARGETED, accesses=3, inputs=work.pair),
+    Family("alpha_dropout", work.forward, work.ALPHA_DROPOUT, "F.alpha_dropout", UNTARGETED),
+    Family("noise_shape N,C,1,1", work.forward, work.CHANNEL_DROPOUT, "F.dropout2d", UNTARGETED, inputs=work.images),
+    Family("channels_last", work.forward, work.DROPOUT, "F.dropout", UNTARGETED, inputs=work.channels_last),
+)
+CUDA = (
+    Family("dropout", work.forward, work.DROPOUT, "copy", COPY, quick=True),
+    Family("dropout backward", work.backward, work.DROPOUT, "copy", COPY),
+    Family("dropout", work.forward, work.DROPOUT, "F.dropout", CUDA_NATIVE, quick=True),
+    Family("dropout backward", work.backward, work.DROPOUT, "F.dropout", CUDA_NATIVE),
+)
+
+
+def cases(threads: Sequence[int], cuda: bool, quick: bool, only: str = "") -> Iterator[Case]:
+    """The cases whose label contains `only`, on the CPU with each of `threads` and, with `cuda`, on the GPU."""
+    for families, counts in ((CPU, list(threads)), (CUDA, [0] if cuda else [])):
+        for family in families:
+            if quick and not family.quick:
+                continue
+            for dtype in family.targets:
+                for count in counts[:1] if family.numel <= ONE_THREAD else counts:
+                    case = family.case(dtype, count)
+                    if only in case.label:
+                        yield case
