@@ -1,6 +1,7 @@
 // The elementwise operations, written once: for a pipeline and a backend (CPU, CUDA), and for the meta device.
 //
-// A backend is three functions:
+// A backend is four functions:
+//   Tensor new_output(const Tensor& like)
 //   StateSource draw(generator, int64_t* state)   reserves a state, of which `state` receives a copy now or in `run`
 //   void make_state(at::Tensor& state, StateSource)   stores one
 //   void run(PipelineId, DType, const ElementwiseArgs&)
@@ -61,7 +62,7 @@ struct Calls {
   static Pair random(at::ArrayRef<Tensor> inputs, const MapArgs& map, const OptionalGenerator& generator) {
     check(inputs, map);
     const c10::DeviceGuard guard(inputs[0].device());
-    Tensor output = at::empty_like(inputs[0]);
+    Tensor output = Backend::new_output(inputs[0]);
     Tensor state = random_into(output, inputs, map, generator);
     return {std::move(output), std::move(state)};
   }
@@ -77,7 +78,7 @@ struct Calls {
     check(inputs, map);
     check_state(pipeline_name(kId), state, inputs[0].device());
     const c10::DeviceGuard guard(inputs[0].device());
-    Tensor output = at::empty_like(inputs[0]);
+    Tensor output = Backend::new_output(inputs[0]);
     run(output, inputs, map, state_source(state), nullptr);
     return output;
   }

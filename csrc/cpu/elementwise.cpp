@@ -4,6 +4,10 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <mutex>
 
 #include "../elementwise_ops.h"
@@ -15,7 +19,25 @@ namespace {
 // A thread is woken for this many elements: about 15 us of work, as PyTorch's own elementwise loops have it.
 constexpr int64_t kElementsPerThread = 32768;
 
+// Of x86-64 and of ARM with 4 KiB pages.
+constexpr size_t kHugePage = size_t{2} << 20;
+
 struct CpuBackend {
+  // A large new output asks for huge pages, as PyTorch's THP_MEM_ALLOC_ENABLE does for all tensors: the kernel takes
+  // less time than the faults of 4 KiB pages. (64 MiB of float32 on Zen 4, one thread: 44 ms without, 12 ms with.)
+  static Tensor new_output(const Tensor& like) {
+    Tensor output = at::empty_like(like);
+#if defined(MADV_HUGEPAGE)
+    const size_t bytes = output.nbytes();
+    if (bytes >= 2 * kHugePage) {  // so that at least one lies within
+      const uintptr_t start = reinterpret_cast<uintptr_t>(output.mutable_data_ptr());
+      const uintptr_t first = (start + kHugePage - 1) & ~(kHugePage - 1), last = (start + bytes) & ~(kHugePage - 1);
+      madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: that it fails is no error
+    }
+#endif
+    return output;
+  }
+
   // Two 64-bit draws in one hold of the lock, the second with its low two bits cleared.
   static StateSource draw(const OptionalGenerator& generator, int64_t* state) {
     auto* gen = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());

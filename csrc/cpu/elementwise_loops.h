@@ -51,41 +51,48 @@ class ElementwiseLoops {
   }
 
   template <size_t... K>
-  FD_HOST_DEVICE void lanes(uint64_t bits, T* y, const T* const* x, int i, std::index_sequence<K...>) const {
-    const auto keep = V::keep(bits >> i);
+  static FD_HOST_DEVICE void lanes(const Pipeline& pipeline, uint64_t bits, const Pointers& at, int64_t i,
+                                   std::index_sequence<K...>) {
+    const auto keep = V::keep(bits);
     if constexpr (sizeof...(K) == 0) {
-      pipeline_(keep, V(C(0))).store(y + i);
+      pipeline(keep, V(C(0))).store(at.y + i);
     } else {
-      pipeline_(keep, V::load(x[K] + i)...).store(y + i);
+      pipeline(keep, V::load(at.x[K] + i)...).store(at.y + i);
     }
   }
 
-  // 64 elements, all operands contiguous.
-  FD_HOST_DEVICE void batch(uint64_t bits, T* y, const T* const* x) const {
-#pragma GCC unroll 16
-    for (int i = 0; i < kBatch; i += V::kLanes) lanes(bits, y, x, i, std::make_index_sequence<kInputs>{});
+  // 64 elements from `i` on, all operands contiguous.
+  static FD_HOST_DEVICE void batch(const Pipeline& pipeline, uint64_t bits, const Pointers& at, int64_t i) {
+#pragma GCC unroll 32
+    for (int lane = 0; lane < kBatch; lane += V::kLanes) {
+      lanes(pipeline, bits >> lane, at, i + lane, std::make_index_sequence<kInputs>{});
+    }
   }
 
   // Up to 64 elements of any stride: gathered, computed by the same function, scattered.
   __attribute__((noinline)) void partial_batch(uint64_t bits, const Pointers& at, int64_t count) const {
     alignas(64) T copy[kInputs + 1][kBatch] = {};
-    const T* x[kInputs + 1] = {};
+    Pointers copies{copy[0], {}};
     for (int k = 0; k < kInputs; ++k) {
       const int64_t stride = layout_.stride[k + 1][0];
       for (int64_t i = 0; i < count; ++i) copy[k + 1][i] = at.x[k][i * stride];
-      x[k] = copy[k + 1];
+      copies.x[k] = copy[k + 1];
     }
-    batch(bits, copy[0], x);
+    batch(pipeline_, bits, copies, 0);
     for (int64_t i = 0; i < count; ++i) at.y[i * layout_.stride[0][0]] = copy[0][i];
   }
 
   // Takes `count` elements of dimension 0 and moves on behind them.
   FD_HOST_DEVICE void take(uint64_t bits, Pointers& at, int64_t count) const {
     if (unit_ && count == kBatch) {
-      batch(bits, at.y, at.x);
+      batch(pipeline_, bits, at, 0);
     } else {
       partial_batch(bits, at, count);
     }
+    advance(at, count);
+  }
+
+  FD_HOST_DEVICE void advance(Pointers& at, int64_t count) const {
     at.y += count * layout_.stride[0][0];
     for (int k = 0; k < kInputs; ++k) at.x[k] += count * layout_.stride[k + 1][0];
   }
@@ -100,9 +107,33 @@ class ElementwiseLoops {
     }
   }
 
+  // The loop where the time goes: contiguous operands and mask, the mask aligned to its groups.
+  int64_t linear_batches(const Pointers& at, uint64_t mask_index, int64_t n) const {
+    const KeepBits<Isa> keep = keep_;  // copies, which stores to y cannot change, so that they stay in registers
+    const Pipeline pipeline = pipeline_;
+    constexpr int kMade = KeepBits<Isa>::kMade;
+    const uint64_t group = mask_index / kGroup, high = group >> 32;
+    int64_t i = 0;
+    for (; i + kMade <= n; i += kMade) {
+      uint64_t bits[Isa::kWords];
+      keep.make(group + static_cast<uint64_t>(i) / kGroup, high, bits);
+#pragma GCC unroll 4
+      for (int w = 0; w < Isa::kWords; ++w) batch(pipeline, bits[w], at, i + w * kBatch);
+    }
+    return i;
+  }
+
   void row(Pointers at, uint64_t mask_index, int64_t n) {
     const uint64_t mask_stride = layout_.mask_stride[0];
     while (n > 0) {
+      if (unit_ && mask_stride == 1 && mask_index % kGroup == 0 && n >= KeepBits<Isa>::kMade &&
+          KeepBits<Isa>::same_high_half(mask_index / kGroup, n)) {
+        const int64_t done = linear_batches(at, mask_index, n);
+        advance(at, done);
+        mask_index += static_cast<uint64_t>(done);
+        n -= done;
+        continue;
+      }
       int64_t count = kBatch;
       uint64_t bits = 0;
       if (mask_stride == 1) {

@@ -12,7 +12,7 @@
 
 namespace fused_dropout {
 
-constexpr int kBatch = 64;  // elements whose keep bits one uint64_t holds
+constexpr int kBatch = 64;  // elements: a word of keep bits
 
 template <class T>
 FD_HOST_DEVICE T load_bytes(const void* from) {
@@ -32,13 +32,34 @@ struct VectorOf {
   typedef Element type __attribute__((vector_size(kBytes)));
 };
 
+// Truth values as vectors of all ones and zeros, where the instruction set has no mask registers.
+template <int kBytes>
+struct VectorKeep {
+  template <class C>
+  using Integer = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
+  template <class C>
+  using Keep = typename VectorOf<Integer<C>, kBytes>::type;
+
+  // The lowest bits, one a lane.
+  template <class C>
+  static FD_HOST_DEVICE Keep<C> keep_of(uint64_t bits) {
+    Keep<C> lane_bit;
+    for (size_t i = 0; i < kBytes / sizeof(C); ++i) lane_bit[i] = Integer<C>{1} << i;
+    return ((static_cast<Integer<C>>(bits) - Keep<C>{}) & lane_bit) != 0;
+  }
+
+  template <class Keep, class Values>
+  static FD_HOST_DEVICE Values select(Keep keep, Values kept, Values dropped) {
+    return keep ? kept : dropped;
+  }
+};
+
 // One register of C (float or double).
 template <class Isa, class C>
 struct Vec {
   static constexpr int kLanes = Isa::kBytes / static_cast<int>(sizeof(C));
-  using Integer = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
   using Values = typename VectorOf<C, Isa::kBytes>::type;
-  using Keep = typename VectorOf<Integer, Isa::kBytes>::type;  // all ones where kept
+  using Keep = typename Isa::template Keep<C>;
 
   Values v;
 
@@ -48,14 +69,12 @@ struct Vec {
 
   FD_HOST_DEVICE friend Vec operator*(Vec a, Vec b) { return Vec(a.v * b.v); }
   FD_HOST_DEVICE friend Vec operator+(Vec a, Vec b) { return Vec(a.v + b.v); }
-  FD_HOST_DEVICE friend Vec select(Keep keep, Vec kept, Vec dropped) { return Vec(keep ? kept.v : dropped.v); }
+  FD_HOST_DEVICE friend Vec select(Keep keep, Vec kept, Vec dropped) {
+    return Vec(Isa::select(keep, kept.v, dropped.v));
+  }
 
   // The lowest kLanes bits, one a lane.
-  FD_HOST_DEVICE static Keep keep(uint64_t bits) {
-    Keep lane_bit;
-    for (int i = 0; i < kLanes; ++i) lane_bit[i] = Integer{1} << i;
-    return ((static_cast<Integer>(bits) - Keep{}) & lane_bit) != 0;
-  }
+  FD_HOST_DEVICE static Keep keep(uint64_t bits) { return Isa::template keep_of<C>(bits); }
 
   FD_HOST_DEVICE static Vec load(const C* p) { return Vec(load_bytes<Values>(p)); }
   FD_HOST_DEVICE void store(C* p) const { store_bytes(p, v); }
@@ -68,11 +87,11 @@ struct Vec {
   FD_HOST_DEVICE static Vec load(const BFloat16* p) {
     return Vec(bit_cast<Values>(__builtin_convertvector(load_bytes<Halves>(p), Words) << 16));
   }
+  // Rounds to nearest even. A nan is left alone: it comes from a bfloat16 operand or an invalid operation, so its lower
+  // 16 bits are zero, and what rounding adds to them does not carry.
   FD_HOST_DEVICE void store(BFloat16* p) const {
     const Words u = bit_cast<Words>(v);
-    const Words rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    const Words quiet = (u >> 16) | 0x40u;
-    store_bytes(p, __builtin_convertvector(v == v ? rounded : quiet, Halves));
+    store_bytes(p, __builtin_convertvector((u + 0x7fffu + ((u >> 16) & 1u)) >> 16, Halves));
   }
 
   FD_HOST_DEVICE static Vec load(const Half* p) { return Vec(Isa::template load_half<Values>(p)); }
@@ -92,60 +111,86 @@ struct PhiloxKeyTable {
   }
 };
 
-// Keep bits of consecutive mask indices, 64 at a time. The last batch is remembered: rows shorter than it, and rows
-// that share their mask, find their bits there.
+// Keep bits of consecutive mask indices: Isa::kWords words of 64 at a time, as many as fill the processor's pipelines.
+// The last ones are remembered: rows shorter than that, and rows that share their mask, find their bits there.
 template <class Isa>
 class KeepBits {
  public:
+  static constexpr int kMade = Isa::kWords * kBatch;  // elements
+
   FD_HOST_DEVICE explicit KeepBits(const Mask& mask) : mask_(mask), keys_(mask.seed) {}
 
-  // Bit i: mask index 8 * group + i.
-  FD_HOST_DEVICE uint64_t batch(uint64_t group) {
-    if (mask_.p.keeps_none()) return 0;
-    uint64_t ties;
-    uint64_t keep = Isa::keep_batch(mask_, keys_, group, ties);
-    if (__builtin_expect(ties != 0 && mask_.low_threshold() != 0, 0)) keep = resolve(group, keep, ties);
-    return keep;
+  // No carry from the low into the high half of a counter's 64-bit group, from `group` on for so many elements.
+  static FD_HOST_DEVICE bool same_high_half(uint64_t group, int64_t elements) {
+    return (group ^ (group + static_cast<uint64_t>(elements) / kGroup)) >> 32 == 0;
+  }
+
+  // Bit i of word w: mask index 8 * group + 64 * w + i. `high` is group >> 32, the same for all of them: as an argument
+  // of its own, what follows from it alone (a tenth of the generator) is computed once, outside of the caller's loop.
+  FD_HOST_DEVICE void make(uint64_t group, uint64_t high, uint64_t (&keep)[Isa::kWords]) const {
+    const auto halves = Isa::halves(mask_, keys_, group, high);
+    Isa::at_least(halves, mask_.high_threshold(), keep);
+    if (__builtin_expect(Isa::any_equal(halves, mask_.high_threshold()) && mask_.low_threshold() != 0, 0)) {
+      resolve(group, keep);
+    }
+    if (__builtin_expect(mask_.p.keeps_none(), 0)) std::memset(keep, 0, sizeof(keep));
   }
 
   // Bits from any mask index on; how many of the 64 are valid is in `count`.
   FD_HOST_DEVICE uint64_t from(uint64_t mask_index, int64_t& count) {
-    const uint64_t ahead = mask_index - cached_from_;
-    if (ahead >= kBatch || !cached_) {
+    if (!cached_ || mask_index - cached_from_ >= kMade) {
       cached_ = true;
       cached_from_ = mask_index & ~uint64_t{kGroup - 1};
-      cached_bits_ = batch(cached_from_ / kGroup);
+      const uint64_t group = cached_from_ / kGroup;
+      if (same_high_half(group, kMade)) {
+        make(group, group >> 32, cached_bits_);
+      } else {
+        make_one_by_one(group, cached_bits_);
+      }
     }
     const int skip = static_cast<int>(mask_index - cached_from_);
-    count = kBatch - skip;
-    return cached_bits_ >> skip;
+    count = kBatch - skip % kBatch;
+    return cached_bits_[skip / kBatch] >> skip % kBatch;
   }
 
   // 64 valid bits from any mask index on.
   FD_HOST_DEVICE uint64_t all_from(uint64_t mask_index) {
-    const uint64_t group = mask_index / kGroup;
-    const int skip = static_cast<int>(mask_index % kGroup);
-    const uint64_t bits = batch(group) >> skip;
-    return skip ? bits | batch(group + kGroup) << (kBatch - skip) : bits;
+    int64_t valid, rest;
+    const uint64_t bits = from(mask_index, valid);
+    if (valid == kBatch) return bits;
+    return (bits & ((uint64_t{1} << valid) - 1)) | from(mask_index + static_cast<uint64_t>(valid), rest) << valid;
   }
 
   FD_HOST_DEVICE bool one(uint64_t mask_index) const { return mask_.keep(mask_index); }
 
  private:
-  // A batch in a thousand comes here.
-  __attribute__((noinline)) uint64_t resolve(uint64_t group, uint64_t keep, uint64_t ties) const {
-    for (int g = 0; g < kBatch / kGroup; ++g) {
-      const int at = g * kGroup;
-      const uint32_t octet = mask_.resolve(group + static_cast<uint64_t>(g), keep >> at & 0xff, ties >> at & 0xff);
-      keep = (keep & ~(uint64_t{0xff} << at)) | static_cast<uint64_t>(octet) << at;
+  // A word of keep bits in a thousand comes here: once more, for the bits that are equal to the threshold.
+  __attribute__((noinline)) void resolve(uint64_t group, uint64_t* keep) const {
+    uint64_t ties[Isa::kWords];
+    Isa::equal(Isa::halves(mask_, keys_, group, group >> 32), mask_.high_threshold(), ties);
+    for (int octet = 0; octet < kMade / kGroup; ++octet) {
+      const int word = octet * kGroup / kBatch, at = octet * kGroup % kBatch;
+      put(keep, octet,
+          mask_.resolve(group + static_cast<uint64_t>(octet), keep[word] >> at & 0xff, ties[word] >> at & 0xff));
     }
-    return keep;
+  }
+
+  __attribute__((noinline)) void make_one_by_one(uint64_t group, uint64_t* keep) const {
+    for (int octet = 0; octet < kMade / kGroup; ++octet) {
+      put(keep, octet, mask_.keep_group(group + static_cast<uint64_t>(octet)));
+    }
+  }
+
+  static void put(uint64_t* keep, int octet, uint32_t bits) {
+    uint64_t& word = keep[octet * kGroup / kBatch];
+    const int at = octet * kGroup % kBatch;
+    word = (word & ~(uint64_t{0xff} << at)) | static_cast<uint64_t>(bits) << at;
   }
 
   Mask mask_;
   PhiloxKeyTable keys_;
   bool cached_ = false;
-  uint64_t cached_from_ = 0, cached_bits_ = 0;
+  uint64_t cached_from_ = 0, cached_bits_[Isa::kWords] = {};
 };
 
 }  // namespace fused_dropout

@@ -5,16 +5,39 @@
 
 namespace fused_dropout {
 
-struct Portable {
+struct Portable : VectorKeep<16> {
   static constexpr int kBytes = 16;
+  static constexpr int kWords = 1;
 
-  static FD_HOST_DEVICE uint64_t keep_batch(const Mask& mask, const PhiloxKeyTable&, uint64_t group, uint64_t& ties) {
-    uint64_t keep = 0;
+  // High halves of the words of 64 consecutive mask indices.
+  struct Halves {
+    uint16_t half[kBatch];
+  };
+  static FD_HOST_DEVICE Halves halves(const Mask& mask, const PhiloxKeyTable&, uint64_t group, uint64_t) {
+    Halves h;
     for (int g = 0; g < kBatch / kGroup; ++g) {
-      keep |= static_cast<uint64_t>(mask.keep_group(group + static_cast<uint64_t>(g))) << (kGroup * g);
+      const PhiloxBlock<uint64_t> b = mask_block(mask.seed, mask.step, group + static_cast<uint64_t>(g));
+      for (int lane = 0; lane < kGroup; ++lane) h.half[kGroup * g + lane] = static_cast<uint16_t>(half(b, lane));
     }
-    ties = 0;  // keep_group has resolved them
-    return keep;
+    return h;
+  }
+
+  template <class Compare>
+  static FD_HOST_DEVICE uint64_t bits(const Halves& h, const Compare& compare) {
+    uint64_t bits = 0;
+    for (int i = 0; i < kBatch; ++i) bits |= static_cast<uint64_t>(compare(h.half[i])) << i;
+    return bits;
+  }
+  static FD_HOST_DEVICE void at_least(const Halves& h, uint32_t threshold, uint64_t (&keep)[kWords]) {
+    keep[0] = bits(h, [=](uint32_t half) { return half >= threshold; });
+  }
+  static FD_HOST_DEVICE void equal(const Halves& h, uint32_t threshold, uint64_t (&ties)[kWords]) {
+    ties[0] = bits(h, [=](uint32_t half) { return half == threshold; });
+  }
+  static FD_HOST_DEVICE bool any_equal(const Halves& h, uint32_t threshold) {
+    bool any = false;
+    for (int i = 0; i < kBatch; ++i) any |= h.half[i] == threshold;
+    return any;
   }
 
   template <class Values>

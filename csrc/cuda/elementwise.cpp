@@ -14,6 +14,8 @@ namespace fused_dropout {
 namespace {
 
 struct CudaBackend {
+  static Tensor new_output(const Tensor& like) { return at::empty_like(like); }
+
   // Reserves the 8 words of the call. Under graph capture seed and offset live on the device, and what is returned
   // points to them, so that every replay draws anew; `state` is written by the kernel in either case.
   static StateSource draw(const OptionalGenerator& generator, int64_t*) {
