@@ -110,7 +110,14 @@ NodePointer node_for(at::ArrayRef<Tensor> inputs) {
   return node;
 }
 
-// The output's tangent, undefined where no input has one.
+bool any_tangent(at::ArrayRef<Tensor> inputs) {
+  for (const Tensor& x : inputs) {
+    if (x._fw_grad(0).defined()) return true;
+  }
+  return false;
+}
+
+// The output's tangent, where an input has one.
 Tensor tangent(at::ArrayRef<Tensor> inputs, const Tensor& state, const Derivative& derivative) {
   const Tensor& first = inputs[0]._fw_grad(0);
   Tensor sum = first.defined() ? derivative(first, state) : Tensor();
@@ -129,23 +136,19 @@ Derivative derivative(double p, const OptionalTensor& p_tensor, int64_t gain, Ma
           mask_base};
 }
 
+// Attaches the graph node and the tangent to `output`, which in place is the input itself.
 void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& state, const NodePointer& node,
-            const Derivative& derivative) {
+            Derivative derivative, bool in_place) {
   const Tensor t = tangent(inputs, state, derivative);
   if (node) {
-    node->save(state, derivative);
-    torch::autograd::set_history(output, node);
+    node->save(state, std::move(derivative));
+    if (in_place) {
+      torch::autograd::rebase_history(output, node);
+    } else {
+      torch::autograd::set_history(output, node);
+    }
   }
-  if (t.defined()) output._set_fw_grad(t, 0, false);
-}
-
-void record_in_place(Tensor& self, const Tensor& tangent, const Tensor& state, const NodePointer& node,
-                     const Derivative& derivative) {
-  if (node) {
-    node->save(state, derivative);
-    torch::autograd::rebase_history(self, node);
-  }
-  if (tangent.defined()) self._set_fw_grad(tangent, 0, true);
+  if (t.defined()) output._set_fw_grad(t, 0, in_place);
 }
 
 template <template <class> class Pipeline, class Inputs = std::make_index_sequence<Pipeline<float>::kInputs>>
@@ -167,8 +170,10 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
       return op.redispatch(keys & c10::after_autograd_keyset, inputs..., p, p_tensor, gain, mask_strides, mask_base,
                            std::move(generator), call_id);
     }();
-    record(std::get<0>(result), all, std::get<1>(result), node,
-           derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base));
+    if (node || any_tangent(all)) {
+      record(std::get<0>(result), all, std::get<1>(result), node,
+             derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base), false);
+    }
     return result;
   }
 
@@ -184,7 +189,9 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
       return op.redispatch(keys & c10::after_autograd_keyset, inputs..., state, p, p_tensor, gain, mask_strides,
                            mask_base);
     }();
-    record(output, all, state, node, derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base));
+    if (node || any_tangent(all)) {
+      record(output, all, state, node, derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base), false);
+    }
     return output;
   }
 
@@ -200,8 +207,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
       return op.redispatch(keys & c10::after_autograd_keyset, self, p, p_tensor, gain, mask_strides, mask_base,
                            std::move(generator), call_id);
     }();
-    const Derivative d = derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base);
-    record_in_place(self, tangent({self}, state, d), state, node, d);
+    record(self, {self}, state, node, derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base), true);
     return state;
   }
 
@@ -217,8 +223,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
       const at::AutoDispatchBelowAutograd guard;
       op.redispatch(keys & c10::after_autograd_keyset, self, state, p, p_tensor, gain, mask_strides, mask_base);
     }
-    const Derivative d = derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base);
-    record_in_place(self, tangent({self}, state, d), state, node, d);
+    record(self, {self}, state, node, derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base), true);
   }
 };
 
