@@ -44,6 +44,7 @@ test: build
 
 bench: build
 	$(PY) -m bench --json $(RESULTS)
+	$(PY) -m bench.readme $(RESULTS)
 
 lint: setup
 	$(PY) -m ruff check .

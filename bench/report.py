@@ -98,7 +98,7 @@ def provenance(threads: Sequence[int]) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "build": build,
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "p": P,
     }
 

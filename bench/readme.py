@@ -1,0 +1,49 @@
+"""Writes the README's measured numbers from a result file, so that nobody types one: `python -m bench.readme FILE`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- measured: begin (python -m bench.readme) -->\n", "<!-- measured: end -->\n"
+
+
+def section(path: Path) -> str:
+    """The text between the markers: where it was measured, and a row for each case with one thread and with all."""
+    result = json.loads(path.read_text())
+    facts, saved = result["provenance"], result["saved_for_backward"]
+    threads = facts["threads"]
+    cases: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        key = (row["name"], row["versus"], row["dtype"], f"{row['numel']:,}")
+        cases.setdefault(key, {})[row["threads"]] = row
+    head = ["operation", "against", "dtype", "elements", *(f"{n} thread{'s' * (n > 1)}" for n in threads), "target"]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for key, rows in cases.items():
+        ratios = [speed(rows[n]["ratio"]) if n in rows else "" for n in threads]
+        targets = {f"{row['target']:.2f}" for row in rows.values() if row["target"] is not None}
+        lines.append(" | ".join([*key, *ratios, ", ".join(sorted(targets, reverse=True))]))
+    body = "\n".join(f"| {line} |" for line in lines)
+    commit = facts["commit"][:12] + (" and changes" if facts["dirty"] else "")
+    return (
+        f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; p = {facts['p']}; "
+        f"commit {commit}; {facts['date'][:10]}. Our time divided by theirs, medians of interleaved pairs, one run; "
+        f"`bench/results/{path.name}` has every quantile.\n\n{body}\n\n"
+        f"Saved for backward, {saved['numel']:,} elements of {saved['dtype']}: {saved['subject_bytes']} bytes; "
+        f"F.dropout {saved['baseline_bytes']:,}.\n"
+    )
+
+
+def speed(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.5 else f"{ratio:.2f} ({1 / ratio:.1f} x faster)"
+
+
+def main() -> None:
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    README.write_text(before + BEGIN + section(Path(sys.argv[1])) + END + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    main()
