@@ -39,5 +39,6 @@ using ElementwiseFunction = void (*)(PipelineId, DType, const ElementwiseArgs&, 
 void elementwise_portable(PipelineId, DType, const ElementwiseArgs&, int64_t begin, int64_t end);
 void elementwise_avx2(PipelineId, DType, const ElementwiseArgs&, int64_t begin, int64_t end);
 void elementwise_avx512(PipelineId, DType, const ElementwiseArgs&, int64_t begin, int64_t end);
+void elementwise_avx512_bf16(PipelineId, DType, const ElementwiseArgs&, int64_t begin, int64_t end);
 
 }  // namespace fused_dropout

@@ -50,22 +50,25 @@ class ElementwiseLoops {
     return p;
   }
 
+  // One register: the elements from `i` on, and their keep bits.
   template <size_t... K>
-  static FD_HOST_DEVICE void lanes(const Pipeline& pipeline, uint64_t bits, const Pointers& at, int64_t i,
-                                   std::index_sequence<K...>) {
-    const auto keep = V::keep(bits);
+  static FD_HOST_DEVICE V lanes(const Pipeline& pipeline, uint64_t bits, const Pointers& at, int64_t i,
+                                std::index_sequence<K...>) {
     if constexpr (sizeof...(K) == 0) {
-      pipeline(keep, V(C(0))).store(at.y + i);
+      return pipeline(V::keep(bits), V(C(0)));
     } else {
-      pipeline(keep, V::load(at.x[K] + i)...).store(at.y + i);
+      return pipeline(V::keep(bits), V::load(at.x[K] + i)...);
     }
   }
 
   // 64 elements from `i` on, all operands contiguous.
   static FD_HOST_DEVICE void batch(const Pipeline& pipeline, uint64_t bits, const Pointers& at, int64_t i) {
-#pragma GCC unroll 32
-    for (int lane = 0; lane < kBatch; lane += V::kLanes) {
-      lanes(pipeline, bits >> lane, at, i + lane, std::make_index_sequence<kInputs>{});
+    constexpr std::make_index_sequence<kInputs> inputs;
+#pragma GCC unroll 16
+    for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) {
+      const V first = lanes(pipeline, bits >> lane, at, i + lane, inputs);
+      const V second = lanes(pipeline, bits >> (lane + V::kLanes), at, i + lane + V::kLanes, inputs);
+      V::store(first, second, at.y + i + lane);
     }
   }
 

@@ -1,5 +1,6 @@
 // AVX-512 (F, BW, DQ, VL): eight Philox lanes of 64 bits in a register, and two registers side by side, 16 groups: one
-// chain of dependent multiplications alone would leave the multipliers idle most of the time.
+// chain of dependent multiplications alone leaves the multipliers idle most of the time. (64 Ki floats in cache on Zen
+// 4: 2.7 billion elements a second with one chain, 4.4 with two, 4.1 with four.)
 #pragma once
 
 #include "simd.h"
@@ -96,6 +97,14 @@ struct Avx512 {
     const __mmask32 first = _kor_mask32(_mm512_cmpeq_epi16_mask(h.low[0], t), _mm512_cmpeq_epi16_mask(h.high[0], t));
     const __mmask32 last = _kor_mask32(_mm512_cmpeq_epi16_mask(h.low[1], t), _mm512_cmpeq_epi16_mask(h.high[1], t));
     return !_kortestz_mask32_u8(first, last);
+  }
+
+  template <class Values>
+  static FD_HOST_DEVICE void store_bfloat16(const Values& first, const Values& second, BFloat16* p) {
+    alignas(64) static constexpr uint16_t kUpper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                        33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const __m512i low = (__m512i)round_to_bfloat16(first), high = (__m512i)round_to_bfloat16(second);
+    _mm512_storeu_si512(p, _mm512_permutex2var_epi16(low, _mm512_load_si512(kUpper), high));
   }
 
   template <class Values>
