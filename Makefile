@@ -36,7 +36,7 @@ build: setup
 	@$(PY) setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 
 demo: build
-	$(PY) examples/digits.py
+	$(PY) -m examples.digits
 	$(PY) -m bench --quick
 
 test: build
