@@ -19,8 +19,11 @@ namespace {
 // A thread is woken for this many elements: about 15 us of work, as PyTorch's own elementwise loops have it.
 constexpr int64_t kElementsPerThread = 32768;
 
-// Of x86-64 and of ARM with 4 KiB pages.
-constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kHugePage = size_t{2} << 20;  // of x86-64, and of ARM with 4 KiB pages
+
+// From this size on glibc's malloc takes memory from the kernel for each call and gives it back after (its dynamic mmap
+// threshold ends here); smaller blocks it hands out again with their pages in place.
+constexpr size_t kFromKernel = size_t{32} << 20;
 
 struct CpuBackend {
   // A large new output asks for huge pages, as PyTorch's THP_MEM_ALLOC_ENABLE does for all tensors: the kernel takes
@@ -29,7 +32,7 @@ struct CpuBackend {
     Tensor output = at::empty_like(like);
 #if defined(MADV_HUGEPAGE)
     const size_t bytes = output.nbytes();
-    if (bytes >= 2 * kHugePage) {  // so that at least one lies within
+    if (bytes >= kFromKernel) {
       const uintptr_t start = reinterpret_cast<uintptr_t>(output.mutable_data_ptr());
       const uintptr_t first = (start + kHugePage - 1) & ~(kHugePage - 1), last = (start + bytes) & ~(kHugePage - 1);
       madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: that it fails is no error
