@@ -27,8 +27,8 @@ def section(path: Path) -> str:
     body = "\n".join(f"| {line} |" for line in lines)
     commit = facts["commit"][:12] + (" and changes" if facts["dirty"] else "")
     return (
-        f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; p = {facts['p']}; "
-        f"commit {commit}; {facts['date'][:10]}. Our time divided by theirs, medians of interleaved pairs, one run; "
+        f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; "
+        f"p = {facts['p']}; commit {commit}; {facts['date'][:10]}. Our time divided by theirs, medians of interleaved pairs, one run; "
         f"`bench/results/{path.name}` has every quantile.\n\n{body}\n\n"
         f"Saved for backward, {saved['numel']:,} elements of {saved['dtype']}: {saved['subject_bytes']} bytes; "
         f"F.dropout {saved['baseline_bytes']:,}.\n"

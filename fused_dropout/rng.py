@@ -121,10 +121,11 @@ def mask_strides(shape: Sequence[int], noise_shape: Sequence[int | None] | None)
 
 def probability(p: "float | Tensor", name: str) -> "tuple[float, Tensor | None]":
     """p as the operations take it: a checked float, or a placeholder beside a tensor that is never read here."""
-    number = p
-    if type(p) is not float:  # asked first: isinstance of a Tensor costs more than the rest
-        if isinstance(p, Tensor):
-            return 1.0, p
+    if type(p) is float:  # asked first: isinstance of a Tensor costs more than the rest
+        number = p
+    elif isinstance(p, Tensor):
+        return 1.0, p
+    else:
         try:
             number = float(p)
         except (TypeError, ValueError):
