@@ -28,7 +28,8 @@ def section(path: Path) -> str:
     commit = facts["commit"][:12] + (" and changes" if facts["dirty"] else "")
     return (
         f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; "
-        f"p = {facts['p']}; commit {commit}; {facts['date'][:10]}. Our time divided by theirs, medians of interleaved pairs, one run; "
+        f"p = {facts['p']}; commit {commit}; {facts['date'][:10]}. "
+        "Our time divided by theirs, medians of interleaved pairs, one run; "
         f"`bench/results/{path.name}` has every quantile.\n\n{body}\n\n"
         f"Saved for backward, {saved['numel']:,} elements of {saved['dtype']}: {saved['subject_bytes']} bytes; "
         f"F.dropout {saved['baseline_bytes']:,}.\n"
