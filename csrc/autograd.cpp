@@ -9,6 +9,7 @@
 // mode a silent zero.
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/clone.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -117,13 +118,20 @@ bool any_tangent(at::ArrayRef<Tensor> inputs) {
   return false;
 }
 
+// p decides which elements there are; there is no derivative, and zero would be a silent lie.
+void check_p(const std::string& name, const OptionalTensor& p_tensor) {
+  if (!p_tensor) return;
+  TORCH_CHECK(!(p_tensor->requires_grad() && c10::GradMode::is_enabled()) && !p_tensor->_fw_grad(0).defined(), name,
+              ": p is not differentiable; pass p.detach()");
+}
+
 // The output's tangent, where an input has one.
 Tensor tangent(at::ArrayRef<Tensor> inputs, const Tensor& state, const Derivative& derivative) {
   const Tensor& first = inputs[0]._fw_grad(0);
   Tensor sum = first.defined() ? derivative(first, state) : Tensor();
   for (const Tensor& x : inputs.slice(1)) {
     const Tensor& t = x._fw_grad(0);
-    if (t.defined()) sum = sum.defined() ? at::add(sum, t) : t;
+    if (t.defined()) sum = sum.defined() ? at::add(sum, t) : at::clone(t);
   }
   return sum;
 }
@@ -163,6 +171,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
                      const OptionalTensor& call_id) {
     static const auto op = find<Pair(TensorRef<I>..., double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
                                      OptionalGenerator, const OptionalTensor&)>(name());
+    check_p(name(), p_tensor);
     const Tensor all[] = {inputs...};
     const NodePointer node = node_for(all);
     Pair result = [&] {
@@ -182,6 +191,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
     static const auto op =
         find<Tensor(TensorRef<I>..., const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(
             name() + "_apply");
+    check_p(name(), p_tensor);
     const Tensor all[] = {inputs...};
     const NodePointer node = node_for(all);
     Tensor output = [&] {
@@ -200,6 +210,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
                                 OptionalGenerator generator, const OptionalTensor& call_id) {
     static const auto op = find<Tensor(Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
                                        OptionalGenerator, const OptionalTensor&)>(name() + "_");
+    check_p(name(), p_tensor);
     const NodePointer node = node_for({self});
     torch::autograd::check_inplace(self, node != nullptr);
     Tensor state = [&] {
@@ -217,6 +228,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
     static const auto op =
         find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(name() +
                                                                                                              "_apply_");
+    check_p(name(), p_tensor);
     const NodePointer node = node_for({self});
     torch::autograd::check_inplace(self, node != nullptr);
     {

@@ -7,6 +7,10 @@
 
 namespace fused_dropout {
 
+void check_dims(const char* name, int64_t dims) {
+  TORCH_CHECK_VALUE(dims <= kMaxDims, name, ": expected at most ", kMaxDims, " dimensions, but got ", dims);
+}
+
 void check_inputs(const char* name, at::ArrayRef<at::Tensor> inputs) {
   const at::Tensor& x = inputs[0];
   const at::ScalarType dtype = x.scalar_type();
@@ -14,6 +18,7 @@ void check_inputs(const char* name, at::ArrayRef<at::Tensor> inputs) {
               ": expected a tensor of dtype float16, bfloat16, float32 or float64, but got ", dtype,
               "; convert it first, or call it with training=False");
   TORCH_CHECK(x.layout() == at::kStrided, name, ": expected a dense tensor, but got one of layout ", x.layout());
+  check_dims(name, x.dim());
   for (size_t k = 1; k < inputs.size(); ++k) {
     const at::Tensor& other = inputs[k];
     TORCH_CHECK_VALUE(other.sym_sizes() == x.sym_sizes(), name, ": expected all tensors to have the input's shape ",

@@ -21,6 +21,8 @@ struct MapArgs {
   int64_t mask_base;
 };
 
+void check_dims(const char* name, int64_t dims);
+
 // `inputs[0]` decides shape, dtype, device and the layout of the output.
 void check_inputs(const char* name, at::ArrayRef<at::Tensor> inputs);
 void check_map(const char* name, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,

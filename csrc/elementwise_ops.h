@@ -34,13 +34,15 @@ inline Tensor new_state(const Tensor& like) { return at::empty({2}, like.options
 
 template <class Backend, PipelineId kId>
 struct Calls {
-  static void run(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map, StateSource source,
-                  int64_t* state_out) {
+  // `state_source(state_out)` is called when nothing but the kernel is left to do.
+  template <class Source>
+  static void run(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map, int64_t* state_out,
+                  const Source& state_source) {
     const OptionalTensor p = device_p(map.p_tensor);
-    if (output.numel() == 0 && state_out == nullptr) return;
     ElementwiseArgs args = elementwise_args(output, inputs, map, p);
-    args.state = source;
     args.state_out = state_out;
+    args.state = state_source(state_out);
+    if (output.numel() == 0 && state_out == nullptr) return;
     Backend::run(kId, kernel_dtype(output.scalar_type()), args);
   }
 
@@ -54,8 +56,8 @@ struct Calls {
   static Tensor random_into(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map,
                             const OptionalGenerator& generator) {
     Tensor state = new_state(output);
-    int64_t* state_out = state.mutable_data_ptr<int64_t>();
-    run(output, inputs, map, Backend::draw(generator, state_out), state_out);
+    run(output, inputs, map, state.mutable_data_ptr<int64_t>(),
+        [&](int64_t* state_out) { return Backend::draw(generator, state_out); });
     return state;
   }
 
@@ -79,7 +81,7 @@ struct Calls {
     check_state(pipeline_name(kId), state, inputs[0].device());
     const c10::DeviceGuard guard(inputs[0].device());
     Tensor output = Backend::new_output(inputs[0]);
-    run(output, inputs, map, state_source(state), nullptr);
+    run(output, inputs, map, nullptr, [&](int64_t*) { return state_source(state); });
     return output;
   }
 
@@ -88,7 +90,7 @@ struct Calls {
     check_state(pipeline_name(kId), state, self.device());
     at::assert_no_internal_overlap(self);
     const c10::DeviceGuard guard(self.device());
-    run(self, {self}, map, state_source(state), nullptr);
+    run(self, {self}, map, nullptr, [&](int64_t*) { return state_source(state); });
   }
 };
 
@@ -146,9 +148,10 @@ struct States {
     const c10::DeviceGuard guard(state.device());
     Tensor mask = at::empty(shape, state.options().dtype(at::kBool));
     check_state(name, state, state.device());
+    check_dims(name, mask.dim());
     check_map(name, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
-    Calls<Backend, PipelineId::kKeepMask>::run(mask, {}, {p, p_tensor, gain, mask_strides, mask_base},
-                                               state_source(state), nullptr);
+    Calls<Backend, PipelineId::kKeepMask>::run(mask, {}, {p, p_tensor, gain, mask_strides, mask_base}, nullptr,
+                                               [&](int64_t*) { return state_source(state); });
     return mask;
   }
 };

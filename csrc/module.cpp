@@ -23,6 +23,7 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+  fused_dropout::instruction_set();  // an unknown name in the environment is refused here, not in the first call
   m.attr("RNG_VERSION") = fused_dropout::kRngVersion;
   m.def("build_info", &build_info);
   m.def("use_instruction_set", &fused_dropout::use_instruction_set, py::arg("name"));

@@ -91,7 +91,7 @@ def build_info() -> dict[str, Any]:
 
 try:
     extension: Any = load(Path(__file__).parent, torch.__version__)
-except (ImportError, OSError) as error:
+except (ImportError, OSError, ValueError, KeyError) as error:
     extension = None
     warnings.warn(
         f"fused_dropout: {error}. The masks and values stay the same, computed by a slow reference; {REMEDY}.",

@@ -58,7 +58,7 @@ def dropout(
         keep = fused_dropout.keep_mask(input.shape, p, rng, noise_shape=noise_shape)
         output = torch.where(keep, input / (1 - p), 0)
     """
-    if mode not in GAINS:
+    if not isinstance(mode, str) or mode not in GAINS:
         raise ValueError(f"dropout: expected mode to be one of {', '.join(map(repr, GAINS))}, but got {mode!r}")
     p_number, p_tensor = probability(p, "dropout")
     _check_call("dropout", input, training, inplace, generator, rng)
@@ -115,7 +115,7 @@ def dropout_add(
     Raises:
         ValueError: shapes that differ, and as :func:`dropout`.
 
-    Equivalent to::
+    Equivalent to, but for one rounding to the dtype instead of two::
 
         output = residual + fused_dropout.dropout(input, p, training, rng=rng)
     """
@@ -127,6 +127,11 @@ def dropout_add(
         raise ValueError(
             f"dropout_add: expected all tensors to have the input's shape {list(input.shape)}, "
             f"but got one of shape {list(residual.shape)}"
+        )
+    if residual.dtype != input.dtype:
+        raise RuntimeError(
+            f"dropout_add: expected all tensors to have the input's dtype {input.dtype}, "
+            f"but got one of {residual.dtype}"
         )
     if not training or p_number == 0:
         return residual + input
@@ -202,13 +207,16 @@ def _traced(
                 f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
                 "fused_dropout.draw(generator=...) and pass the state as rng"
             )
-        output, _ = getattr(ops, name)(*inputs, p, call_id=torch.empty(0), **options)
+        output, _ = getattr(ops, name)(*inputs, p, call_id=torch.empty(0, device=inputs[0].device), **options)
     return inputs[0].copy_(output) if inplace else output
 
 
 def _times(input: Tensor, factor: "float | Tensor", inplace: bool) -> Tensor:
     """input * factor, computed in float32 (float64 for float64) and rounded once."""
     if not isinstance(factor, Tensor):
+        return input.mul_(factor) if inplace else input.mul(factor)
+    if not input.is_floating_point():
+        factor = factor.to(torch.get_default_dtype())
         return input.mul_(factor) if inplace else input.mul(factor)
     compute = torch.float64 if input.dtype == torch.float64 else torch.float32
     output = (input.to(compute) * factor.to(compute)).to(input.dtype)

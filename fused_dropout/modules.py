@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from . import functional as F
-from .rng import Rng, probability
+from .rng import Rng, check_noise_shape, probability
 
 
 class Dropout(nn.Dropout):
@@ -46,9 +46,10 @@ class Dropout(nn.Dropout):
         super().__init__(number, inplace)
         self.p = p  # type: ignore[assignment]
         if noise_shape is not None:
+            check_noise_shape(noise_shape)
             self.noise_shape = tuple(noise_shape)
         if mode != "upscale_in_train":
-            if mode not in F.GAINS:
+            if not isinstance(mode, str) or mode not in F.GAINS:
                 raise ValueError(
                     f"Dropout: expected mode to be one of {', '.join(map(repr, F.GAINS))}, but got {mode!r}"
                 )

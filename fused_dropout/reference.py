@@ -62,16 +62,19 @@ def kept(p: float | Tensor) -> float | Tensor:
 
 
 def gain_of(p: float | Tensor, gain: int) -> float | Tensor:
-    """What a kept element is multiplied by: 1 / (1 - p), 1, or alpha dropout's a. 0 where nothing is kept."""
+    """What a kept element is multiplied by: 1 / (1 - p), 1, or alpha dropout's a. 0 where nothing is kept.
+
+    For a tensor p alpha dropout's a may be off by an ulp of float64, as torch.sqrt is.
+    """
     q = kept(p)
     if isinstance(q, Tensor):
-        alpha = torch.rsqrt(q * (1 + (1 - q) * ALPHA_PRIME**2)) if gain == GAIN_ALPHA else 1 / q
+        alpha = 1 / torch.sqrt(q * (1 + (1 - q) * ALPHA_PRIME * ALPHA_PRIME)) if gain == GAIN_ALPHA else 1 / q
         return torch.ones_like(q) if gain == GAIN_ONE else torch.where(q > 0, alpha, 0.0)
     if gain == GAIN_ONE:
         return 1.0
     if q == 0:
         return 0.0
-    return 1 / math.sqrt(q * (1 + (1 - q) * ALPHA_PRIME**2)) if gain == GAIN_ALPHA else 1 / q
+    return 1 / math.sqrt(q * (1 + (1 - q) * ALPHA_PRIME * ALPHA_PRIME)) if gain == GAIN_ALPHA else 1 / q
 
 
 def row_major(noise_shape: Sequence[int]) -> list[int]:
@@ -150,7 +153,7 @@ def dropout_apply(
     mask_strides: Sequence[int] | None = None,
     mask_base: int = 0,
 ) -> Tensor:
-    _check(input, p, state)
+    _check("dropout", [input], p, p_tensor, state)
     keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
     return _scaled(input, keep, gain_of(p if p_tensor is None else p_tensor, gain)).to(input.dtype)
 
@@ -165,7 +168,7 @@ def alpha_dropout_apply(
     mask_strides: Sequence[int] | None = None,
     mask_base: int = 0,
 ) -> Tensor:
-    _check(input, p, state)
+    _check("alpha_dropout", [input], p, p_tensor, state)
     keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
     honoured = p if p_tensor is None else p_tensor
     a, q = gain_of(honoured, GAIN_ALPHA), kept(honoured)
@@ -189,22 +192,17 @@ def dropout_add_apply(
     mask_strides: Sequence[int] | None = None,
     mask_base: int = 0,
 ) -> Tensor:
-    _check(input, p, state)
-    if residual.shape != input.shape:
-        raise ValueError(
-            f"dropout_add: expected all tensors to have the input's shape {list(input.shape)}, "
-            f"but got one of shape {list(residual.shape)}"
-        )
+    _check("dropout_add", [input, residual], p, p_tensor, state)
     keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
     scaled = _scaled(input, keep, gain_of(p if p_tensor is None else p_tensor, gain))
     return (residual.to(scaled.dtype) + scaled).to(input.dtype)
 
 
-def _drawing(apply, inputs: int):  # type: ignore[no-untyped-def]
+def _drawing(name, apply, inputs=1):  # type: ignore[no-untyped-def]
     """The operation that draws a state, from the one that is given it."""
 
     def operation(*args, generator=None, call_id=None, **kwargs):  # type: ignore[no-untyped-def]
-        _check(args[0], args[inputs])
+        _check(name, args[:inputs], args[inputs], kwargs.get("p_tensor"))
         state = draw(args[0], generator=generator)
         return apply(*args[:inputs], state, *args[inputs:], **kwargs), state
 
@@ -219,9 +217,9 @@ def _in_place(apply):  # type: ignore[no-untyped-def]
     return operation
 
 
-def _drawing_in_place(apply):  # type: ignore[no-untyped-def]
-    def operation(self: Tensor, p: float, *, generator=None, call_id=None, **kwargs) -> Tensor:  # type: ignore[no-untyped-def]
-        _check(self, p)
+def _drawing_in_place(name, apply):  # type: ignore[no-untyped-def]
+    def operation(self: Tensor, p: float, *, generator=None, call_id=None, **kwargs):  # type: ignore[no-untyped-def]
+        _check(name, [self], p, kwargs.get("p_tensor"))
         _check_writable(self)
         state = draw(self, generator=generator)
         self.copy_(apply(self, state, p, **kwargs))
@@ -230,21 +228,37 @@ def _drawing_in_place(apply):  # type: ignore[no-untyped-def]
     return operation
 
 
-dropout, dropout_add = _drawing(dropout_apply, 1), _drawing(dropout_add_apply, 2)
-alpha_dropout = _drawing(alpha_dropout_apply, 1)
-dropout_, dropout_apply_ = _drawing_in_place(dropout_apply), _in_place(dropout_apply)
-alpha_dropout_, alpha_dropout_apply_ = _drawing_in_place(alpha_dropout_apply), _in_place(alpha_dropout_apply)
+dropout, dropout_apply_ = _drawing("dropout", dropout_apply), _in_place(dropout_apply)
+dropout_ = _drawing_in_place("dropout", dropout_apply)
+alpha_dropout, alpha_dropout_apply_ = _drawing("alpha_dropout", alpha_dropout_apply), _in_place(alpha_dropout_apply)
+alpha_dropout_ = _drawing_in_place("alpha_dropout", alpha_dropout_apply)
+dropout_add = _drawing("dropout_add", dropout_add_apply, inputs=2)
 
 
-def _check(input: Tensor, p: float, state: Tensor | None = None) -> None:
-    if input.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+def _check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None, state: Tensor | None = None) -> None:
+    """What csrc/border.cpp refuses, before a state is drawn."""
+    x = inputs[0]
+    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise RuntimeError(
-            f"dropout: expected a tensor of dtype float16, bfloat16, float32 or float64, but got {input.dtype}"
+            f"{name}: expected a tensor of dtype float16, bfloat16, float32 or float64, but got {x.dtype}"
         )
+    for other in inputs[1:]:
+        if other.shape != x.shape:
+            raise ValueError(
+                f"{name}: expected all tensors to have the input's shape {list(x.shape)}, "
+                f"but got one of shape {list(other.shape)}"
+            )
+        if other.dtype != x.dtype or other.device != x.device:
+            raise RuntimeError(
+                f"{name}: expected all tensors to be {x.dtype} on {x.device}, as the input is, "
+                f"but got one of {other.dtype} on {other.device}"
+            )
     if not 0 <= p <= 1:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    if p_tensor is not None and p_tensor.device != x.device:
+        raise ValueError(f"{name}: expected p on the input's device {x.device}, but it is on {p_tensor.device}")
     if state is not None:
-        _check_state(state, input.device)
+        _check_state(state, x.device)
 
 
 def _check_state(state: Tensor, device: torch.device) -> None:
@@ -258,6 +272,14 @@ def _check_state(state: Tensor, device: torch.device) -> None:
 
 
 def _check_writable(x: Tensor) -> None:
-    """copy_ would refuse too, but only after a state has been drawn."""
-    if x.is_leaf and x.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+    """copy_ would refuse too, in these words, but only after a state has been drawn."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        if x.is_leaf:
+            raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+        if x._base is not None and x._base.is_leaf:
+            raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
+    if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)):
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
+            "Please clone() the tensor before performing the operation."
+        )

@@ -105,10 +105,7 @@ def mask_strides(shape: Sequence[int], noise_shape: Sequence[int | None] | None)
     """The affine map of a noise shape; None where every element has its own decision."""
     if noise_shape is None:
         return None
-    if not isinstance(noise_shape, Sequence) or isinstance(noise_shape, str):
-        raise TypeError(
-            f"dropout(): argument 'noise_shape' must be a sequence of ints and None, not {type(noise_shape).__name__}"
-        )
+    check_noise_shape(noise_shape)
     fits = len(noise_shape) == len(shape)
     sizes = [size if noise is None else noise for size, noise in zip(shape, noise_shape, strict=False)]
     if not fits or any(noise not in (1, size) for size, noise in zip(shape, sizes, strict=False)):
@@ -119,18 +116,31 @@ def mask_strides(shape: Sequence[int], noise_shape: Sequence[int | None] | None)
     return row_major(sizes)
 
 
+def check_noise_shape(noise_shape: Sequence[int | None]) -> None:
+    if not isinstance(noise_shape, Sequence) or isinstance(noise_shape, (str, bytes)):
+        kind = type(noise_shape).__name__
+    else:
+        wrong = [entry for entry in noise_shape if not (entry is None or hasattr(type(entry), "__index__"))]
+        if not wrong:
+            return
+        kind = f"one that holds a {type(wrong[0]).__name__}"
+    raise TypeError(f"dropout(): argument 'noise_shape' must be a sequence of ints and None, not {kind}")
+
+
 def probability(p: "float | Tensor", name: str) -> "tuple[float, Tensor | None]":
     """p as the operations take it: a checked float, or a placeholder beside a tensor that is never read here."""
     if type(p) is float:  # asked first: isinstance of a Tensor costs more than the rest
         number = p
     elif isinstance(p, Tensor):
+        if p.dim() or not p.is_floating_point():
+            raise ValueError(
+                f"{name}: expected p to be a 0-d floating-point tensor, but got {p.dtype} of shape {list(p.shape)}"
+            )
         return 1.0, p
+    elif hasattr(type(p), "__float__"):
+        number = float(p)
     else:
-        try:
-            number = float(p)
-        except (TypeError, ValueError):
-            kind = type(p).__name__
-            raise TypeError(f"{name}(): argument 'p' must be a number or a 0-d tensor, not {kind}") from None
+        raise TypeError(f"{name}(): argument 'p' must be a number or a 0-d tensor, not {type(p).__name__}")
     if not 0 <= number <= 1:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     return number, None

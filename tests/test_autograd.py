@@ -165,6 +165,21 @@ def test_forward_mode_is_never_a_silent_zero(name):
     torch.testing.assert_close(torch.func.jvp(call, tuple(primals), tuple(tangents))[1], got)
 
 
+def test_a_tangent_is_not_shared_with_the_residuals():
+    with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(torch.ones(4), torch.ones(4))
+        fused_dropout.dropout_add(torch.ones(4), dual, 0.5).mul_(2)
+        assert torch.equal(torch.autograd.forward_ad.unpack_dual(dual).tangent, torch.ones(4))
+
+
+def test_p_is_not_differentiable_and_says_so():
+    before = torch.get_rng_state()
+    for call in (fused_dropout.dropout, lambda x, p: fused_dropout.dropout(x, p, rng=STATE)):
+        with pytest.raises(RuntimeError, match="p is not differentiable"):
+            call(torch.ones(4), torch.tensor(0.5, requires_grad=True))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_func_transforms_of_given_and_drawn_states():
     x = torch.randn(50, dtype=torch.float64)
     want = fused_dropout.dropout(torch.ones_like(x), 0.4, rng=STATE)

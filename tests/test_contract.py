@@ -102,13 +102,19 @@ def test_rng_version(golden):
 @given(
     seed=U64,
     offset=U64.map(lambda n: n & ~3),
-    base=U64.map(lambda n: n % 2**63),
+    base=U64.map(signed),
     p=st.floats(0, 1),
     n=st.integers(1, 300),
 )
 def test_mask_equals_reference_anywhere(seed, offset, base, p, n):
     state = state_of(seed, offset)
     assert torch.equal(ops.keep_mask(state, [n], p, mask_base=base), reference.keep_mask(state, [n], p, mask_base=base))
+
+
+def test_mask_index_wraps_at_64_bits(path):
+    state = state_of(7, 12, device_of(path))
+    row = masks(path, state, [300], 0.5, mask_base=-104)
+    assert torch.equal(row, torch.cat([masks(path, state, [1], 0.5, mask_base=-104 + i) for i in range(300)]))
 
 
 @pytest.mark.parametrize("base", [2**31 - 5, 2**32 - 5, 2**33 - 3, 2**35 - 13, 2**40 + 1, 2**62 + 1])

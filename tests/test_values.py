@@ -256,6 +256,15 @@ def test_zero_dimensional_and_empty():
         assert fused_dropout.dropout(x.detach(), 0.5, noise_shape=[1] * x.dim()).shape == x.shape
 
 
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_p_gives_the_references_float64_bits(pipeline, instruction_set):
+    inputs = inputs_for(pipeline, torch.randn(500, dtype=torch.float64))
+    for p in torch.arange(201, dtype=torch.float64) / 200:
+        want = getattr(reference, f"{pipeline}_apply")(*inputs, state(), p.item())
+        assert_same_bits(getattr(ops, f"{pipeline}_apply")(*inputs, state(), p.item()), want)
+        assert_same_bits(getattr(ops, f"{pipeline}_apply")(*inputs, state(), 1.0, p_tensor=p), want)
+
+
 def test_expectation_is_the_input():
     """Over 2^20 elements the mean of ones stays 1: |z| < 6 with the variance p / (1 - p)."""
     for p in (0.1, 0.5, 0.9):

@@ -12,7 +12,7 @@
 
 namespace fused_dropout {
 
-constexpr int kMaxDims = 64;   // as many as PyTorch allows
+constexpr int kMaxDims = 64;   // more is refused at the border
 constexpr int kMaxInputs = 3;  // tensors an elementwise pipeline may read
 constexpr int kMaxOperands = 1 + kMaxInputs;
 
@@ -41,7 +41,7 @@ struct Layout {
   }
 
   // One run that all operands and the mask walk in steps of one.
-  bool linear() const { return ndim == 1 && mask_stride[0] == 1 && unit_inner_strides(); }
+  FD_HOST_DEVICE bool linear() const { return ndim == 1 && mask_stride[0] == 1 && unit_inner_strides(); }
 
   // Where index `i`, counted over the dimensions from `first` on, begins. 32-bit division where it suffices: on a GPU
   // it takes a fraction of the time.

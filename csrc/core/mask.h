@@ -89,6 +89,7 @@ struct Mask {
 
   // Bit i tells whether mask index 8 * group + i is kept.
   FD_HOST_DEVICE uint32_t keep_group(uint64_t group) const {
+    group &= (uint64_t{1} << 61) - 1;  // a mask index wraps at 2^64, and the group behind the last one is the first
     const PhiloxBlock<uint64_t> high = mask_block(seed, step, group);
     uint32_t keep = 0, ties = 0;
 #if defined(__CUDACC__)

@@ -13,14 +13,14 @@ constexpr int64_t kTileAcross =
 constexpr int64_t kTileAlong = 64;  // and across it: the width of a word of keep bits
 
 // The mask runs along dimension 1 while memory runs along dimension 0: channels_last, and transposed tensors.
-inline bool is_tiled(const Layout& l) { return l.ndim > 1 && l.mask_stride[0] > 1 && l.mask_stride[1] == 1; }
+FD_HOST_DEVICE bool is_tiled(const Layout& l) { return l.ndim > 1 && l.mask_stride[0] > 1 && l.mask_stride[1] == 1; }
 
-inline int64_t stretches_in_row(const Layout& l) { return (l.size[0] + kStretch - 1) / kStretch; }
+FD_HOST_DEVICE int64_t stretches_in_row(const Layout& l) { return (l.size[0] + kStretch - 1) / kStretch; }
 
 // Brings the dimension along which mask indices are neighbours next to the innermost one, where that makes tiles.
-inline void arrange_tiles(Layout& l) {
+FD_HOST_DEVICE void arrange_tiles(Layout& l) {
   for (int d = 2; d < l.ndim; ++d) {
-    if (l.mask_stride[d] == 1 && !is_tiled(l)) l.swap(1, d);
+    if (l.mask_stride[d] == 1 && l.mask_stride[0] > 1 && !is_tiled(l)) l.swap(1, d);
   }
 }
 
@@ -28,7 +28,7 @@ struct Work {
   int64_t items, elements_per_item;
 };
 
-inline Work elementwise_work(const Layout& l) {
+FD_HOST_DEVICE Work elementwise_work(const Layout& l) {
   if (!is_tiled(l)) return {l.rows() * stretches_in_row(l), l.size[0] < kStretch ? l.size[0] : kStretch};
   const int64_t across = (l.size[0] + kTileAcross - 1) / kTileAcross, along = (l.size[1] + kTileAlong - 1) / kTileAlong;
   return {l.rows() / l.size[1] * along * across, kTileAlong * (l.size[0] < kTileAcross ? l.size[0] : kTileAcross)};

@@ -2,7 +2,7 @@
 //
 // An instruction set is a struct that gives the width, the generator of keep bits and, where the machine has
 // instructions for them, the conversions of float16. Everything is a template over it, so that no two translation units
-// share a function. Included after the target pragma (target_begin.h).
+// share a function. Included after the target pragma of elementwise_*.cpp.
 #pragma once
 
 #include <type_traits>

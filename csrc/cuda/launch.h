@@ -18,7 +18,8 @@ constexpr int kWarp = 32;
 constexpr int kThreads = 256;
 
 // Blocks a multiprocessor, at least, which caps the registers: 48 a thread where a thread holds 32 bytes of an operand,
-// 80 where it holds 64, 64 where every access has an address of its own. None of them spills (tests/machine_code.py).
+// 80 where it holds 64, 64 where every access has an address of its own. None of them spills
+// (tests/test_machine_code.py).
 template <class T>
 constexpr int kLinearBlocks = sizeof(T) == 8 ? 3 : 5;
 constexpr int kStridedBlocks = 4;

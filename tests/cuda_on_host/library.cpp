@@ -1,4 +1,4 @@
-// The kernels of csrc/cuda and the loops of csrc/cpu behind one plain C function each, for tests to call with ctypes.
+// The kernels of csrc/cuda behind plain C functions, for tests to call with ctypes.
 // No torch, no GPU: g++ compiles it in seconds.
 #include "../../csrc/core/layout.cpp"
 #include "../../csrc/cuda/elementwise_kernels.cu"
