@@ -26,11 +26,6 @@ inline const char* pipeline_name(PipelineId id) {
   }
 }
 
-template <template <class> class Pipeline>
-struct InPlace {
-  static constexpr bool value = Pipeline<float>::kInputs == 1;
-};
-
 template <class Family, template <class> class Pipeline>
 void register_pipeline(torch::Library& m) {
   using Operations = typename Family::template Of<Pipeline>;
@@ -39,7 +34,7 @@ void register_pipeline(torch::Library& m) {
     m.impl(name.c_str(), &Operations::random);
     m.impl((name + "_apply").c_str(), &Operations::apply);
   }
-  if constexpr (InPlace<Pipeline>::value) {
+  if constexpr (Pipeline<float>::kInputs == 1) {
     m.impl((name + "_").c_str(), &Operations::random_in_place);
     m.impl((name + "_apply_").c_str(), &Operations::apply_in_place);
   }
