@@ -62,8 +62,10 @@ class BuildExtension(cpp_extension.BuildExtension):
 def extension():
     cuda = use_cuda()
     facts = {"TORCH_VERSION": torch.__version__, "CUDA_VERSION": "", "CUDA_ARCHITECTURES": ""}
-    # A product and a sum round separately on every device: no contraction to fma.
-    cxx = ["-O3", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-ffp-contract=off", "-fopenmp"]
+    # A product and a sum round separately on every device: no contraction to fma. Nobody reads errno or floating-point
+    # exceptions, and to spare them lets loops become vectors; no value changes.
+    cxx = ["-O3", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp"]
+    cxx += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     if cuda:
         facts["CUDA_VERSION"] = torch.version.cuda
         facts["CUDA_ARCHITECTURES"] = os.environ["TORCH_CUDA_ARCH_LIST"].replace(";", " ")

@@ -1,9 +1,9 @@
 // Derivatives, as PyTorch writes its own: a graph node that holds the state, and a tangent for forward mode.
 //
-// Every pipeline is affine in its inputs. With respect to the first, the derivative is `dropout_apply` with the same
-// state (and the pipeline's backward gain); the inputs after it receive the gradient as it is. `dropout_apply` is
-// linear and its own derivative, so double backward and forward over reverse need nothing more. Nothing is saved but
-// the state's 16 bytes (and p, where it is a tensor).
+// Every pipeline is affine in its inputs, and says for each what its derivative is (core/pipelines.h): a pure operation
+// of the gradient and the same state, or the identity. Those operations are linear and their own derivatives, so double
+// backward and forward over reverse need nothing more. Nothing is saved but the state's 16 bytes (and p, where it is a
+// tensor).
 //
 // Nodes are built by hand and not by torch::autograd::Function, which refuses functorch's transforms and gives forward
 // mode a silent zero.
@@ -33,34 +33,47 @@ c10::TypedOperatorHandle<Signature> find(const std::string& name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(("fused_dropout::" + name).c_str(), "").typed<Signature>();
 }
 
-Tensor dropout_apply(const Tensor& x, const Tensor& state, double p, const OptionalTensor& p_tensor, int64_t gain,
-                     MaskStrides mask_strides, c10::SymInt mask_base) {
-  static const auto op =
-      find<Tensor(const Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(
-          "dropout_apply");
-  return op.call(x, state, p, p_tensor, gain, mask_strides, std::move(mask_base));
-}
-
-// What the derivative of a call is made of, besides the state.
-struct Derivative {
+// The arguments that every operation ends with, owned.
+struct Map {
   double p;
   OptionalTensor p_tensor;
   int64_t gain;
   std::optional<std::vector<c10::SymInt>> mask_strides;
   c10::SymInt mask_base;
+  std::optional<std::vector<c10::SymInt>> block;
+};
 
-  Tensor operator()(const Tensor& x, const Tensor& state, const OptionalTensor& p_now) const {
-    return dropout_apply(x, state, p, p_now, gain, mask_strides ? MaskStrides(*mask_strides) : MaskStrides(),
-                         mask_base);
+std::optional<std::vector<c10::SymInt>> owned(MaskStrides sizes) {
+  return sizes ? std::optional(sizes->vec()) : std::nullopt;
+}
+
+using ApplySignature = Tensor(const Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
+                              c10::SymInt, MaskStrides);
+
+// What the derivative of a call is made of, besides the state.
+struct Derivatives {
+  Map map;
+  fused_dropout::Derivative (*of)(int input, Gain gain);
+
+  Tensor operator()(int input, const Tensor& x, const Tensor& state, const OptionalTensor& p_tensor) const {
+    static const auto dropout = find<ApplySignature>("dropout_apply"), dropped = find<ApplySignature>("dropped_apply"),
+                      gaussian = find<ApplySignature>("gaussian_dropout_apply");
+    const fused_dropout::Derivative derivative = of(input, static_cast<Gain>(map.gain));
+    if (derivative.map == Linear::kIdentity) return x;
+    const auto& op = derivative.map == Linear::kDropped           ? dropped
+                     : derivative.map == Linear::kGaussianDropout ? gaussian
+                                                                  : dropout;
+    return op.call(x, state, map.p, p_tensor, static_cast<int64_t>(derivative.gain),
+                   map.mask_strides ? MaskStrides(*map.mask_strides) : MaskStrides(), map.mask_base,
+                   map.block ? MaskStrides(*map.block) : MaskStrides());
   }
-  Tensor operator()(const Tensor& x, const Tensor& state) const { return (*this)(x, state, p_tensor); }
 };
 
 struct FusedDropoutBackward final : torch::autograd::Node {
-  void save(const Tensor& state, Derivative derivative) {
+  void save(const Tensor& state, Derivatives derivatives) {
     state_ = SavedVariable(state, false);
-    p_tensor_ = SavedVariable(std::exchange(derivative.p_tensor, std::nullopt), false);
-    derivative_ = std::move(derivative);
+    p_tensor_ = SavedVariable(std::exchange(derivatives.map.p_tensor, std::nullopt), false);
+    derivatives_ = std::move(derivatives);
   }
 
   variable_list apply(variable_list&& grads) override {
@@ -68,12 +81,10 @@ struct FusedDropoutBackward final : torch::autograd::Node {
     variable_list grad_inputs(num_outputs());
     const Tensor& grad = grads[0];
     if (!grad.defined()) return grad_inputs;
-    if (task_should_compute_output(0)) {
-      const Tensor p_tensor = p_tensor_.unpack();
-      grad_inputs[0] = derivative_(grad, state_.unpack(), p_tensor.defined() ? OptionalTensor(p_tensor) : std::nullopt);
-    }
-    for (size_t k = 1; k < grad_inputs.size(); ++k) {
-      if (task_should_compute_output(k)) grad_inputs[k] = grad;
+    const Tensor state = state_.unpack(), p_tensor = p_tensor_.unpack();
+    const OptionalTensor p = p_tensor.defined() ? OptionalTensor(p_tensor) : std::nullopt;
+    for (size_t k = 0; k < grad_inputs.size(); ++k) {
+      if (task_should_compute_output(k)) grad_inputs[k] = derivatives_(static_cast<int>(k), grad, state, p);
     }
     return grad_inputs;
   }
@@ -88,7 +99,7 @@ struct FusedDropoutBackward final : torch::autograd::Node {
 
  private:
   SavedVariable state_, p_tensor_;
-  Derivative derivative_;
+  Derivatives derivatives_;
 };
 
 // Nodes are shared_ptr up to PyTorch 2.12 and intrusive_ptr from 2.13 on.
@@ -126,30 +137,23 @@ void check_p(const std::string& name, const OptionalTensor& p_tensor) {
 }
 
 // The output's tangent, where an input has one.
-Tensor tangent(at::ArrayRef<Tensor> inputs, const Tensor& state, const Derivative& derivative) {
-  const Tensor& first = inputs[0]._fw_grad(0);
-  Tensor sum = first.defined() ? derivative(first, state) : Tensor();
-  for (const Tensor& x : inputs.slice(1)) {
-    const Tensor& t = x._fw_grad(0);
-    if (t.defined()) sum = sum.defined() ? at::add(sum, t) : at::clone(t);
+Tensor tangent(at::ArrayRef<Tensor> inputs, const Tensor& state, const Derivatives& derivatives) {
+  Tensor sum;
+  for (size_t k = 0; k < inputs.size(); ++k) {
+    const Tensor& t = inputs[k]._fw_grad(0);
+    if (!t.defined()) continue;
+    const Tensor part = derivatives(static_cast<int>(k), t, state, derivatives.map.p_tensor);
+    sum = sum.defined() ? at::add(sum, part) : part.is_same(t) ? at::clone(t) : part;
   }
   return sum;
 }
 
-template <template <class> class Pipeline>
-Derivative derivative(double p, const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
-                      const c10::SymInt& mask_base) {
-  const Gain backward = Pipeline<float>::backward_gain(static_cast<Gain>(gain));
-  return {p, p_tensor, static_cast<int64_t>(backward), mask_strides ? std::optional(mask_strides->vec()) : std::nullopt,
-          mask_base};
-}
-
 // Attaches the graph node and the tangent to `output`, which in place is the input itself.
 void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& state, const NodePointer& node,
-            Derivative derivative, bool in_place) {
-  const Tensor t = tangent(inputs, state, derivative);
+            Derivatives derivatives, bool in_place) {
+  const Tensor t = tangent(inputs, state, derivatives);
   if (node) {
-    node->save(state, std::move(derivative));
+    node->save(state, std::move(derivatives));
     if (in_place) {
       torch::autograd::rebase_history(output, node);
     } else {
@@ -166,76 +170,80 @@ template <template <class> class Pipeline, size_t... I>
 struct Autograd<Pipeline, std::index_sequence<I...>> {
   static std::string name() { return pipeline_name(Pipeline<float>::kId); }
 
+  static Derivatives derivatives(double p, const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                                 const c10::SymInt& mask_base, MaskStrides block) {
+    return {{p, p_tensor, gain, owned(mask_strides), mask_base, owned(block)}, Pipeline<float>::derivative};
+  }
+
   static Pair random(c10::DispatchKeySet keys, TensorRef<I>... inputs, double p, const OptionalTensor& p_tensor,
-                     int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base, OptionalGenerator generator,
-                     const OptionalTensor& call_id) {
+                     int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base, MaskStrides block,
+                     OptionalGenerator generator, const OptionalTensor& call_id) {
     static const auto op = find<Pair(TensorRef<I>..., double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
-                                     OptionalGenerator, const OptionalTensor&)>(name());
+                                     MaskStrides, OptionalGenerator, const OptionalTensor&)>(name());
     check_p(name(), p_tensor);
     const Tensor all[] = {inputs...};
     const NodePointer node = node_for(all);
     Pair result = [&] {
       const at::AutoDispatchBelowADInplaceOrView guard;
       return op.redispatch(keys & c10::after_autograd_keyset, inputs..., p, p_tensor, gain, mask_strides, mask_base,
-                           std::move(generator), call_id);
+                           block, std::move(generator), call_id);
     }();
     if (node || any_tangent(all)) {
       record(std::get<0>(result), all, std::get<1>(result), node,
-             derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base), false);
+             derivatives(p, p_tensor, gain, mask_strides, mask_base, block), false);
     }
     return result;
   }
 
   static Tensor apply(c10::DispatchKeySet keys, TensorRef<I>... inputs, const Tensor& state, double p,
-                      const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
-    static const auto op =
-        find<Tensor(TensorRef<I>..., const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(
-            name() + "_apply");
+                      const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base,
+                      MaskStrides block) {
+    static const auto op = find<Tensor(TensorRef<I>..., const Tensor&, double, const OptionalTensor&, int64_t,
+                                       MaskStrides, c10::SymInt, MaskStrides)>(name() + "_apply");
     check_p(name(), p_tensor);
     const Tensor all[] = {inputs...};
     const NodePointer node = node_for(all);
     Tensor output = [&] {
       const at::AutoDispatchBelowADInplaceOrView guard;
       return op.redispatch(keys & c10::after_autograd_keyset, inputs..., state, p, p_tensor, gain, mask_strides,
-                           mask_base);
+                           mask_base, block);
     }();
     if (node || any_tangent(all)) {
-      record(output, all, state, node, derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base), false);
+      record(output, all, state, node, derivatives(p, p_tensor, gain, mask_strides, mask_base, block), false);
     }
     return output;
   }
 
   static Tensor random_in_place(c10::DispatchKeySet keys, Tensor& self, double p, const OptionalTensor& p_tensor,
-                                int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base,
+                                int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base, MaskStrides block,
                                 OptionalGenerator generator, const OptionalTensor& call_id) {
     static const auto op = find<Tensor(Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
-                                       OptionalGenerator, const OptionalTensor&)>(name() + "_");
+                                       MaskStrides, OptionalGenerator, const OptionalTensor&)>(name() + "_");
     check_p(name(), p_tensor);
     const NodePointer node = node_for({self});
     torch::autograd::check_inplace(self, node != nullptr);
     Tensor state = [&] {
       const at::AutoDispatchBelowAutograd guard;
-      return op.redispatch(keys & c10::after_autograd_keyset, self, p, p_tensor, gain, mask_strides, mask_base,
+      return op.redispatch(keys & c10::after_autograd_keyset, self, p, p_tensor, gain, mask_strides, mask_base, block,
                            std::move(generator), call_id);
     }();
-    record(self, {self}, state, node, derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base), true);
+    record(self, {self}, state, node, derivatives(p, p_tensor, gain, mask_strides, mask_base, block), true);
     return state;
   }
 
   static void apply_in_place(c10::DispatchKeySet keys, Tensor& self, const Tensor& state, double p,
                              const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
-                             c10::SymInt mask_base) {
-    static const auto op =
-        find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(name() +
-                                                                                                             "_apply_");
+                             c10::SymInt mask_base, MaskStrides block) {
+    static const auto op = find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
+                                     c10::SymInt, MaskStrides)>(name() + "_apply_");
     check_p(name(), p_tensor);
     const NodePointer node = node_for({self});
     torch::autograd::check_inplace(self, node != nullptr);
     {
       const at::AutoDispatchBelowAutograd guard;
-      op.redispatch(keys & c10::after_autograd_keyset, self, state, p, p_tensor, gain, mask_strides, mask_base);
+      op.redispatch(keys & c10::after_autograd_keyset, self, state, p, p_tensor, gain, mask_strides, mask_base, block);
     }
-    record(self, {self}, state, node, derivative<Pipeline>(p, p_tensor, gain, mask_strides, mask_base), true);
+    record(self, {self}, state, node, derivatives(p, p_tensor, gain, mask_strides, mask_base, block), true);
   }
 };
 
@@ -251,14 +259,14 @@ struct CountVersion {
   static std::string name() { return pipeline_name(Pipeline<float>::kId); }
 
   static Tensor random_in_place(c10::DispatchKeySet keys, Tensor& self, double p, const OptionalTensor& p_tensor,
-                                int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base,
+                                int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base, MaskStrides block,
                                 OptionalGenerator generator, const OptionalTensor& call_id) {
     static const auto op = find<Tensor(Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
-                                       OptionalGenerator, const OptionalTensor&)>(name() + "_");
+                                       MaskStrides, OptionalGenerator, const OptionalTensor&)>(name() + "_");
     Tensor state = [&] {
       const at::AutoDispatchBelowADInplaceOrView guard;
       return op.redispatch(keys & c10::after_ADInplaceOrView_keyset, self, p, p_tensor, gain, mask_strides,
-                           std::move(mask_base), std::move(generator), call_id);
+                           std::move(mask_base), block, std::move(generator), call_id);
     }();
     torch::autograd::increment_version(self);
     return state;
@@ -266,14 +274,13 @@ struct CountVersion {
 
   static void apply_in_place(c10::DispatchKeySet keys, Tensor& self, const Tensor& state, double p,
                              const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
-                             c10::SymInt mask_base) {
-    static const auto op =
-        find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt)>(name() +
-                                                                                                             "_apply_");
+                             c10::SymInt mask_base, MaskStrides block) {
+    static const auto op = find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
+                                     c10::SymInt, MaskStrides)>(name() + "_apply_");
     {
       const at::AutoDispatchBelowADInplaceOrView guard;
       op.redispatch(keys & c10::after_ADInplaceOrView_keyset, self, state, p, p_tensor, gain, mask_strides,
-                    std::move(mask_base));
+                    std::move(mask_base), block);
     }
     torch::autograd::increment_version(self);
   }

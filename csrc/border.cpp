@@ -3,6 +3,9 @@
 #include <c10/util/Exception.h>
 
 #include <array>
+#include <cstring>
+
+#include "registration.h"
 
 namespace fused_dropout {
 
@@ -32,7 +35,7 @@ void check_inputs(const char* name, at::ArrayRef<at::Tensor> inputs) {
 }
 
 void check_map(const char* name, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,
-               int64_t gain, std::optional<size_t> mask_strides) {
+               int64_t gain, std::optional<size_t> mask_strides, at::OptionalSymIntArrayRef block) {
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got ", p);
   TORCH_CHECK_VALUE(gain >= 0 && gain <= static_cast<int64_t>(Gain::kAlpha), name, ": unknown gain ", gain);
   if (p_tensor) {
@@ -44,6 +47,22 @@ void check_map(const char* name, const at::Tensor& like, double p, const std::op
   }
   TORCH_CHECK_VALUE(!mask_strides || *mask_strides == static_cast<size_t>(like.dim()), name, ": expected ", like.dim(),
                     " mask strides, one a dimension, but got ", mask_strides.value_or(0));
+  if (!block) return;
+  TORCH_CHECK_VALUE(std::strcmp(name, pipeline_name(PipelineId::kDropout)) == 0, name, ": takes no blocks");
+  TORCH_CHECK_VALUE(
+      like.dim() == 4 && mask_strides, name,
+      ": expected an input of 4 dimensions (N, C, H, W) and the mask strides of the seeds' grid, but got ", like.dim(),
+      " dimensions");
+  const auto& b = *block;
+  TORCH_CHECK_VALUE(b.size() == 4, name, ": expected block to be 4 sizes, but got ", b.size());
+  for (int d = 0; d < 2; ++d) {
+    const c10::SymInt size = like.sym_size(2 + d);
+    TORCH_CHECK_VALUE(
+        b[d] >= 1 && b[d] <= size && (b[2 + d] == size || b[2 + d] == size - b[d] + 1), name,
+        ": expected blocks within the map and a grid of seeds as large as it, or as the places of a whole "
+        "block, but got a block of ",
+        b[d], " and ", b[2 + d], " seeds along a dimension of size ", size);
+  }
 }
 
 void check_state(const char* name, const at::Tensor& state, c10::Device device) {
@@ -70,6 +89,22 @@ DType kernel_dtype(at::ScalarType dtype) {
     default:
       return DType::kFloat32;
   }
+}
+
+BlockMap block_map(const at::Tensor& input, const MapArgs& map) {
+  const at::IntArrayRef strides = *map.mask_strides, block = *map.block;
+  BlockMap m;
+  m.samples = strides[0] == 0 ? 1 : input.size(0);
+  m.channels = strides[1] == 0 ? 1 : input.size(1);
+  m.sample_stride = static_cast<uint64_t>(strides[0]);
+  m.channel_stride = static_cast<uint64_t>(strides[1]);
+  m.mask_base = static_cast<uint64_t>(map.mask_base);
+  m.height = input.size(2), m.width = input.size(3);
+  m.block_height = block[0], m.block_width = block[1];
+  m.seeds_height = block[2], m.seeds_width = block[3];
+  m.top = block[2] == m.height ? -(block[0] / 2) : 0;
+  m.left = block[3] == m.width ? -(block[1] / 2) : 0;
+  return m;
 }
 
 StateSource state_source(const at::Tensor& state) {

@@ -8,6 +8,7 @@
 
 #include <optional>
 
+#include "core/block.h"
 #include "core/elementwise.h"
 
 namespace fused_dropout {
@@ -19,6 +20,7 @@ struct MapArgs {
   int64_t gain;
   at::OptionalIntArrayRef mask_strides;
   int64_t mask_base;
+  at::OptionalIntArrayRef block;
 };
 
 void check_dims(const char* name, int64_t dims);
@@ -26,7 +28,7 @@ void check_dims(const char* name, int64_t dims);
 // `inputs[0]` decides shape, dtype, device and the layout of the output.
 void check_inputs(const char* name, at::ArrayRef<at::Tensor> inputs);
 void check_map(const char* name, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,
-               int64_t gain, std::optional<size_t> mask_strides);
+               int64_t gain, std::optional<size_t> mask_strides, at::OptionalSymIntArrayRef block);
 void check_state(const char* name, const at::Tensor& state, c10::Device device);
 
 // p_tensor as float64 on its device, which the arguments built from it point into.
@@ -34,6 +36,9 @@ std::optional<at::Tensor> device_p(const std::optional<at::Tensor>& p_tensor);
 
 ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tensor> inputs, const MapArgs& map,
                                  const std::optional<at::Tensor>& device_p);
+
+// The mask of DropBlock that `block` and `mask_strides` describe, of samples and channels that share it or not.
+BlockMap block_map(const at::Tensor& input, const MapArgs& map);
 
 StateSource state_source(const at::Tensor& state);
 

@@ -1,10 +1,11 @@
 // The elementwise operations, written once: for a pipeline and a backend (CPU, CUDA), and for the meta device.
 //
-// A backend is four functions:
+// A backend is five functions:
 //   Tensor new_output(const Tensor& like)
 //   StateSource draw(generator, int64_t* state)   reserves a state, of which `state` receives a copy now or in `run`
 //   void make_state(at::Tensor& state, StateSource)   stores one
 //   void run(PipelineId, DType, const ElementwiseArgs&)
+//   void make_blocks(const BlockArgs&)   with `kStoresSeeds`, whether it wants room for the seeds
 // Outputs are allocated and every check is made before a state is drawn, so a call that raises draws none.
 #pragma once
 
@@ -12,6 +13,8 @@
 #include <ATen/core/Generator.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/rsub.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 
 #include <tuple>
@@ -30,6 +33,10 @@ using Pair = std::tuple<Tensor, Tensor>;
 template <size_t>
 using TensorRef = const Tensor&;
 
+inline at::OptionalSymIntArrayRef symbolic(at::OptionalIntArrayRef sizes) {
+  return sizes ? at::OptionalSymIntArrayRef(c10::fromIntArrayRefSlow(*sizes)) : std::nullopt;
+}
+
 inline Tensor new_state(const Tensor& like) { return at::empty({2}, like.options().dtype(at::kLong)); }
 
 template <class Backend, PipelineId kId>
@@ -39,6 +46,7 @@ struct Calls {
   static void run(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map, int64_t* state_out,
                   const Source& state_source) {
     const OptionalTensor p = device_p(map.p_tensor);
+    if (map.block && output.numel() != 0) return run_blocks(output, inputs, map, p, state_out, state_source);
     ElementwiseArgs args = elementwise_args(output, inputs, map, p);
     args.state_out = state_out;
     args.state = state_source(state_out);
@@ -46,11 +54,42 @@ struct Calls {
     Backend::run(kId, kernel_dtype(output.scalar_type()), args);
   }
 
+  // Two kernels: one makes the mask, a bit an element, and counts it; the other is dropout by that mask, with the
+  // fraction that the blocks cover for p.
+  template <class Source>
+  static void run_blocks(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map, const OptionalTensor& p,
+                         int64_t* state_out, const Source& state_source) {
+    constexpr int64_t kBehind = 4;  // words that a reader of keep bits may touch behind the last one
+    const BlockMap blocks = block_map(output, map);
+    const at::TensorOptions words = output.options().dtype(at::kLong);
+    const Tensor keep = at::empty({blocks.planes() * blocks.words() + kBehind}, words), kept = at::zeros({}, words);
+    const Tensor seeds = at::empty({Backend::kStoresSeeds ? blocks.planes() * blocks.seed_words() + 1 : 0}, words);
+    const int64_t plane = blocks.words() * 64;
+    const int64_t strides[] = {blocks.samples == 1 ? 0 : blocks.channels * plane, blocks.channels == 1 ? 0 : plane,
+                               blocks.width, 1};
+    const MapArgs stored{map.p, map.p_tensor, map.gain, at::IntArrayRef(strides), 0, std::nullopt};
+
+    ElementwiseArgs args = elementwise_args(output, inputs, stored, std::nullopt);
+    args.keep_bits = reinterpret_cast<const uint64_t*>(keep.mutable_data_ptr<int64_t>());
+    args.state_out = state_out;
+    args.state = state_source(state_out);
+    Backend::make_blocks({blocks,
+                          args.state,
+                          {p ? p->const_data_ptr<double>() : nullptr, Probability::of(map.p)},
+                          reinterpret_cast<uint64_t*>(seeds.mutable_data_ptr<int64_t>()),
+                          reinterpret_cast<uint64_t*>(keep.mutable_data_ptr<int64_t>()),
+                          kept.mutable_data_ptr<int64_t>()});
+    const int64_t elements = blocks.planes() * blocks.elements();
+    const Tensor covered = at::rsub(kept.to(at::kDouble), static_cast<double>(elements)).div_(elements);
+    args.p.p_ptr = covered.const_data_ptr<double>();
+    Backend::run(PipelineId::kBlockDropout, kernel_dtype(output.scalar_type()), args);
+  }
+
   static void check(at::ArrayRef<Tensor> inputs, const MapArgs& map) {
     const char* name = pipeline_name(kId);
     check_inputs(name, inputs);
     check_map(name, inputs[0], map.p, map.p_tensor, map.gain,
-              map.mask_strides ? std::optional<size_t>(map.mask_strides->size()) : std::nullopt);
+              map.mask_strides ? std::optional<size_t>(map.mask_strides->size()) : std::nullopt, symbolic(map.block));
   }
 
   static Tensor random_into(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map,
@@ -104,27 +143,35 @@ struct Elementwise<Backend, Pipeline, std::index_sequence<I...>> {
   using Call = Calls<Backend, Pipeline<float>::kId>;
 
   static Pair random(TensorRef<I>... inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
-                     at::OptionalIntArrayRef mask_strides, int64_t mask_base, OptionalGenerator generator,
-                     const OptionalTensor&) {
-    return Call::random({inputs...}, {p, p_tensor, gain, mask_strides, mask_base}, generator);
+                     at::OptionalIntArrayRef mask_strides, int64_t mask_base, at::OptionalIntArrayRef block,
+                     OptionalGenerator generator, const OptionalTensor&) {
+    return Call::random({inputs...}, {p, p_tensor, gain, mask_strides, mask_base, block}, generator);
   }
 
   static Tensor apply(TensorRef<I>... inputs, const Tensor& state, double p, const OptionalTensor& p_tensor,
-                      int64_t gain, at::OptionalIntArrayRef mask_strides, int64_t mask_base) {
-    return Call::apply({inputs...}, state, {p, p_tensor, gain, mask_strides, mask_base});
+                      int64_t gain, at::OptionalIntArrayRef mask_strides, int64_t mask_base,
+                      at::OptionalIntArrayRef block) {
+    return Call::apply({inputs...}, state, {p, p_tensor, gain, mask_strides, mask_base, block});
   }
 
   static Tensor random_in_place(Tensor& self, double p, const OptionalTensor& p_tensor, int64_t gain,
-                                at::OptionalIntArrayRef mask_strides, int64_t mask_base, OptionalGenerator generator,
-                                const OptionalTensor&) {
-    return Call::random_in_place(self, {p, p_tensor, gain, mask_strides, mask_base}, generator);
+                                at::OptionalIntArrayRef mask_strides, int64_t mask_base, at::OptionalIntArrayRef block,
+                                OptionalGenerator generator, const OptionalTensor&) {
+    return Call::random_in_place(self, {p, p_tensor, gain, mask_strides, mask_base, block}, generator);
   }
 
   static void apply_in_place(Tensor& self, const Tensor& state, double p, const OptionalTensor& p_tensor, int64_t gain,
-                             at::OptionalIntArrayRef mask_strides, int64_t mask_base) {
-    Call::apply_in_place(self, state, {p, p_tensor, gain, mask_strides, mask_base});
+                             at::OptionalIntArrayRef mask_strides, int64_t mask_base, at::OptionalIntArrayRef block) {
+    Call::apply_in_place(self, state, {p, p_tensor, gain, mask_strides, mask_base, block});
   }
 };
+
+inline void check_noise(const Tensor& noise, const Tensor& state, std::optional<size_t> mask_strides) {
+  const char* name = pipeline_name(PipelineId::kNormalNoise);
+  check_inputs(name, {noise});
+  check_state(name, state, state.device());
+  check_map(name, noise, 0, std::nullopt, 0, mask_strides, std::nullopt);
+}
 
 template <class Backend>
 struct States {
@@ -143,16 +190,29 @@ struct States {
   }
 
   static Tensor keep_mask(const Tensor& state, at::IntArrayRef shape, double p, const OptionalTensor& p_tensor,
-                          int64_t gain, at::OptionalIntArrayRef mask_strides, int64_t mask_base) {
+                          int64_t gain, at::OptionalIntArrayRef mask_strides, int64_t mask_base,
+                          at::OptionalIntArrayRef block) {
     const char* name = pipeline_name(PipelineId::kKeepMask);
     const c10::DeviceGuard guard(state.device());
     Tensor mask = at::empty(shape, state.options().dtype(at::kBool));
     check_state(name, state, state.device());
     check_dims(name, mask.dim());
-    check_map(name, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
-    Calls<Backend, PipelineId::kKeepMask>::run(mask, {}, {p, p_tensor, gain, mask_strides, mask_base}, nullptr,
+    check_map(name, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt,
+              symbolic(block));
+    Calls<Backend, PipelineId::kKeepMask>::run(mask, {}, {p, p_tensor, gain, mask_strides, mask_base, block}, nullptr,
                                                [&](int64_t*) { return state_source(state); });
     return mask;
+  }
+
+  static Tensor normal_noise(const Tensor& state, at::IntArrayRef shape, at::ScalarType dtype,
+                             at::OptionalIntArrayRef mask_strides, int64_t mask_base) {
+    const c10::DeviceGuard guard(state.device());
+    const Tensor noise = at::empty(shape, state.options().dtype(dtype));
+    check_noise(noise, state, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
+    Calls<Backend, PipelineId::kNormalNoise>::run(noise, {},
+                                                  {0, std::nullopt, 0, mask_strides, mask_base, std::nullopt}, nullptr,
+                                                  [&](int64_t*) { return state_source(state); });
+    return noise;
   }
 };
 
@@ -170,6 +230,7 @@ void register_backend(torch::Library& m) {
   m.impl("draw", &States<Backend>::draw);
   m.impl("make_state", &States<Backend>::make_state);
   m.impl("keep_mask", &States<Backend>::keep_mask);
+  m.impl("normal_noise", &States<Backend>::normal_noise);
 }
 
 }  // namespace fused_dropout

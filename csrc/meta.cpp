@@ -15,37 +15,39 @@ struct Meta;
 template <template <class> class Pipeline, size_t... I>
 struct Meta<Pipeline, std::index_sequence<I...>> {
   static void check(at::ArrayRef<Tensor> inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
-                    MaskStrides mask_strides) {
+                    MaskStrides mask_strides, MaskStrides block) {
     const char* name = pipeline_name(Pipeline<float>::kId);
     check_inputs(name, inputs);
     check_map(name, inputs[0], p, p_tensor, gain,
-              mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
+              mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt, block);
   }
 
   static Pair random(TensorRef<I>... inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
-                     MaskStrides mask_strides, c10::SymInt, OptionalGenerator, const OptionalTensor&) {
+                     MaskStrides mask_strides, c10::SymInt, MaskStrides block, OptionalGenerator,
+                     const OptionalTensor&) {
     const Tensor all[] = {inputs...};
-    check(all, p, p_tensor, gain, mask_strides);
+    check(all, p, p_tensor, gain, mask_strides, block);
     return {at::empty_like(all[0]), new_state(all[0])};
   }
 
   static Tensor apply(TensorRef<I>... inputs, const Tensor& state, double p, const OptionalTensor& p_tensor,
-                      int64_t gain, MaskStrides mask_strides, c10::SymInt) {
+                      int64_t gain, MaskStrides mask_strides, c10::SymInt, MaskStrides block) {
     const Tensor all[] = {inputs...};
-    check(all, p, p_tensor, gain, mask_strides);
+    check(all, p, p_tensor, gain, mask_strides, block);
     check_state(pipeline_name(Pipeline<float>::kId), state, all[0].device());
     return at::empty_like(all[0]);
   }
 
   static Tensor random_in_place(Tensor& self, double p, const OptionalTensor& p_tensor, int64_t gain,
-                                MaskStrides mask_strides, c10::SymInt, OptionalGenerator, const OptionalTensor&) {
-    check({self}, p, p_tensor, gain, mask_strides);
+                                MaskStrides mask_strides, c10::SymInt, MaskStrides block, OptionalGenerator,
+                                const OptionalTensor&) {
+    check({self}, p, p_tensor, gain, mask_strides, block);
     return new_state(self);
   }
 
   static void apply_in_place(Tensor& self, const Tensor& state, double p, const OptionalTensor& p_tensor, int64_t gain,
-                             MaskStrides mask_strides, c10::SymInt) {
-    check({self}, p, p_tensor, gain, mask_strides);
+                             MaskStrides mask_strides, c10::SymInt, MaskStrides block) {
+    check({self}, p, p_tensor, gain, mask_strides, block);
     check_state(pipeline_name(Pipeline<float>::kId), state, self.device());
   }
 };
@@ -55,12 +57,20 @@ Tensor draw(const Tensor& device_of, OptionalGenerator) { return new_state(devic
 Tensor make_state(const Tensor& device_of, int64_t, int64_t) { return new_state(device_of); }
 
 Tensor keep_mask(const Tensor& state, at::SymIntArrayRef shape, double p, const OptionalTensor& p_tensor, int64_t gain,
-                 MaskStrides mask_strides, c10::SymInt) {
+                 MaskStrides mask_strides, c10::SymInt, MaskStrides block) {
   const char* name = pipeline_name(PipelineId::kKeepMask);
   Tensor mask = at::empty_symint(shape, state.options().dtype(at::kBool));
   check_state(name, state, state.device());
-  check_map(name, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
+  check_map(name, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt,
+            block);
   return mask;
+}
+
+Tensor normal_noise(const Tensor& state, at::SymIntArrayRef shape, at::ScalarType dtype, MaskStrides mask_strides,
+                    c10::SymInt) {
+  const Tensor noise = at::empty_symint(shape, state.options().dtype(dtype));
+  check_noise(noise, state, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
+  return noise;
 }
 
 struct MetaFamily {
@@ -76,6 +86,7 @@ TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) {
   m.impl("draw", &draw);
   m.impl("make_state", &make_state);
   m.impl("keep_mask", &keep_mask);
+  m.impl("normal_noise", &normal_noise);
 }
 
 }  // namespace fused_dropout

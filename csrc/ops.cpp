@@ -6,10 +6,12 @@
 //   p, p_tensor          the probability of dropping; where p_tensor is given (0-d, on the device) it replaces p
 //   gain                 what a kept element is multiplied by: 0: 1/(1-p), 1: 1, 2: alpha dropout's a
 //   mask_strides, _base  the affine map from coordinates to mask index; None: row-major over the input's own shape
-//   call_id              read by nobody: a fresh tensor for each traced call keeps a compiler from merging two draws
+//   block                DropBlock's: height and width of a block, and of the seeds' grid, whose map mask_strides then
+//   is call_id              read by nobody: a fresh tensor for each traced call keeps a compiler from merging two draws
 #include <torch/library.h>
 
-#define FD_MAP "Tensor? p_tensor=None, int gain=0, SymInt[]? mask_strides=None, SymInt mask_base=0"
+#define FD_MAP \
+  "Tensor? p_tensor=None, int gain=0, SymInt[]? mask_strides=None, SymInt mask_base=0, SymInt[]? block=None"
 #define FD_DRAW ", Generator? generator=None, Tensor? call_id=None"
 
 TORCH_LIBRARY(fused_dropout, m) {
@@ -30,8 +32,22 @@ TORCH_LIBRARY(fused_dropout, m) {
   draws("dropout_add(Tensor input, Tensor residual, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
   pure("dropout_add_apply(Tensor input, Tensor residual, Tensor state, float p, *, " FD_MAP ") -> Tensor");
 
+  draws("gaussian_dropout(Tensor input, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
+  draws("gaussian_dropout_(Tensor(a!) self, float p, *, " FD_MAP FD_DRAW ") -> Tensor state");
+  pure("gaussian_dropout_apply(Tensor input, Tensor state, float p, *, " FD_MAP ") -> Tensor");
+  pure("gaussian_dropout_apply_(Tensor(a!) self, Tensor state, float p, *, " FD_MAP ") -> ()");
+
+  draws("zoneout(Tensor input, Tensor previous, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
+  pure("zoneout_apply(Tensor input, Tensor previous, Tensor state, float p, *, " FD_MAP ") -> Tensor");
+  pure("dropped_apply(Tensor input, Tensor state, float p, *, " FD_MAP ") -> Tensor");  // zoneout's derivative
+
   // States. `device_of` says where: its values are not read.
   draws("draw(Tensor device_of, *, Generator? generator=None) -> Tensor");
   pure("make_state(Tensor device_of, int seed, int offset) -> Tensor");
+
+  // What a state decides.
   pure("keep_mask(Tensor state, SymInt[] shape, float p, *, " FD_MAP ") -> Tensor");
+  pure(
+      "normal_noise(Tensor state, SymInt[] shape, *, ScalarType dtype=float, SymInt[]? mask_strides=None, "
+      "SymInt mask_base=0) -> Tensor");
 }

@@ -1,13 +1,14 @@
 // The table of pipelines: every backend, the meta device and autograd register the same rows from here.
 //
 // A Family gives, for a pipeline, a class with the functions of its operations: `random` and `apply`, and for a
-// pipeline of one input `random_in_place` and `apply_in_place`.
+// pipeline of one input `random_in_place` and `apply_in_place`. A pipeline that is only a derivative is only applied.
 #pragma once
 
 #include <torch/library.h>
 
 #include <string>
 
+#include "core/normal_pipelines.h"
 #include "core/pipelines.h"
 
 namespace fused_dropout {
@@ -21,6 +22,14 @@ inline const char* pipeline_name(PipelineId id) {
       return "dropout_add";
     case PipelineId::kKeepMask:
       return "keep_mask";
+    case PipelineId::kGaussianDropout:
+      return "gaussian_dropout";
+    case PipelineId::kZoneout:
+      return "zoneout";
+    case PipelineId::kDropped:
+      return "dropped";
+    case PipelineId::kNormalNoise:
+      return "normal_noise";
     default:
       return "dropout";
   }
@@ -30,11 +39,12 @@ template <class Family, template <class> class Pipeline>
 void register_pipeline(torch::Library& m) {
   using Operations = typename Family::template Of<Pipeline>;
   const std::string name = pipeline_name(Pipeline<float>::kId);
+  constexpr bool derivative = Pipeline<float>::kId == PipelineId::kDropped;
   if constexpr (Family::kFunctional) {
-    m.impl(name.c_str(), &Operations::random);
     m.impl((name + "_apply").c_str(), &Operations::apply);
+    if constexpr (!derivative) m.impl(name.c_str(), &Operations::random);
   }
-  if constexpr (Pipeline<float>::kInputs == 1) {
+  if constexpr (Pipeline<float>::kInputs == 1 && !derivative) {
     m.impl((name + "_").c_str(), &Operations::random_in_place);
     m.impl((name + "_apply_").c_str(), &Operations::apply_in_place);
   }
@@ -45,6 +55,9 @@ void register_pipelines(torch::Library& m) {
   register_pipeline<Family, Dropout>(m);
   register_pipeline<Family, AlphaDropout>(m);
   register_pipeline<Family, DropoutAdd>(m);
+  register_pipeline<Family, GaussianDropout>(m);
+  register_pipeline<Family, Zoneout>(m);
+  register_pipeline<Family, Dropped>(m);
 }
 
 }  // namespace fused_dropout

@@ -8,19 +8,72 @@ y = fused_dropout.dropout_add(x, residual, p=0.1)
 """
 
 from ._extension import build_info
-from .functional import alpha_dropout, dropout, dropout_add
-from .modules import Dropout
+from .conversion import convert, revert
+from .functional import (
+    alpha_dropout,
+    drop_block2d,
+    drop_path,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    dropout_add,
+    feature_alpha_dropout,
+    gaussian_dropout,
+    locked_dropout,
+    zoneout,
+)
+from .modules import (
+    AlphaDropout,
+    DropBlock2d,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    DropPath,
+    FeatureAlphaDropout,
+    GaussianDropout,
+    LockedDropout,
+)
+from .prediction import monte_carlo, predict
+from .recurrent import Zoneout
 from .reference import RNG_VERSION
-from .rng import draw, keep_mask
+from .rng import draw, keep_mask, normal_noise
+from .weight_drop import WeightDrop
 
 __version__ = "0.1.0"
 __all__ = [
     "RNG_VERSION",
+    "AlphaDropout",
+    "DropBlock2d",
+    "DropPath",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
+    "GaussianDropout",
+    "LockedDropout",
+    "WeightDrop",
+    "Zoneout",
     "alpha_dropout",
     "build_info",
+    "convert",
     "draw",
+    "drop_block2d",
+    "drop_path",
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "dropout_add",
+    "feature_alpha_dropout",
+    "gaussian_dropout",
     "keep_mask",
+    "locked_dropout",
+    "monte_carlo",
+    "normal_noise",
+    "predict",
+    "revert",
+    "zoneout",
 ]

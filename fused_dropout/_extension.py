@@ -26,9 +26,17 @@ NAMES = [
     "alpha_dropout_apply_",
     "dropout_add",
     "dropout_add_apply",
+    "gaussian_dropout",
+    "gaussian_dropout_",
+    "gaussian_dropout_apply",
+    "gaussian_dropout_apply_",
+    "zoneout",
+    "zoneout_apply",
+    "dropped_apply",
     "draw",
     "make_state",
     "keep_mask",
+    "normal_noise",
 ]
 
 

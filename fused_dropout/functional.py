@@ -1,16 +1,30 @@
 """The functions: arguments checked, identities returned, and one operation called."""
 
+import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._calls import (
+    GAINS,
+    call,
+    check,
+    check_block,
+    check_call,
+    check_features,
+    check_flags,
+    check_like,
+    check_mode,
+    check_per,
+    evaluated,
+    leading,
+    scaled,
+    shared,
+)
 from ._extension import ops
-from .reference import GAIN_ALPHA, GAIN_ONE, GAIN_UPSCALE, kept
-from .rng import Rng, as_state, mask_strides, probability
-
-GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
+from .reference import GAIN_ALPHA, GAIN_ONE, GAIN_UPSCALE, compute, dropped, kept, row_major
+from .rng import Rng, mask_strides, probability
 
 
 def dropout(
@@ -58,16 +72,144 @@ def dropout(
         keep = fused_dropout.keep_mask(input.shape, p, rng, noise_shape=noise_shape)
         output = torch.where(keep, input / (1 - p), 0)
     """
-    if not isinstance(mode, str) or mode not in GAINS:
-        raise ValueError(f"dropout: expected mode to be one of {', '.join(map(repr, GAINS))}, but got {mode!r}")
-    p_number, p_tensor = probability(p, "dropout")
-    _check_call("dropout", input, training, inplace, generator, rng)
+    check_mode("dropout", mode)
+    checked_p = probability(p, "dropout")
+    check_call("dropout", input, training, inplace, generator, rng)
     if not training:
-        return input if mode == "upscale_in_train" else _times(input, kept(p), inplace)
-    if p_number == 0:
+        return evaluated(input, checked_p, inplace, mode)
+    if checked_p[0] == 0:
         return input
     strides = None if noise_shape is None else mask_strides(input.shape, noise_shape)
-    return _call("dropout", (input,), p_number, p_tensor, GAINS[mode], strides, inplace, generator, rng)
+    return call("dropout", (input,), checked_p, GAINS[mode], strides, inplace, generator, rng)[0]
+
+
+def dropout1d(
+    input: Tensor,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    mode: str = "upscale_in_train",
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""Drops whole channels of a sequence, as :func:`torch.nn.functional.dropout1d` does.
+
+    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015. Arguments, result and
+    errors are those of :func:`dropout`.
+
+    Shape:
+        Input and output: (N, C, L), or (C, L) without a batch; each channel has one decision.
+
+    Raises:
+        RuntimeError: an input of another rank.
+
+    Equivalent to::
+
+        keep = fused_dropout.keep_mask(input.shape, p, rng, noise_shape=(*input.shape[:-1], 1))
+        output = torch.where(keep, input / (1 - p), 0)
+    """
+    checked_p = check("dropout1d", input, p, training, inplace, generator, rng, mode)
+    if input.dim() not in (2, 3):
+        raise RuntimeError(
+            f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input. "
+            "Note that dropout1d exists to provide channel-wise dropout on inputs with 1 "
+            "spatial dimension, a channel dimension, and an optional batch dimension "
+            "(i.e. 2D or 3D inputs)."
+        )
+    return shared(input, checked_p, training, inplace, leading(input, input.dim() - 1), mode, generator, rng)
+
+
+def dropout2d(
+    input: Tensor,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    mode: str = "upscale_in_train",
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""Drops whole channels of an image, as :func:`torch.nn.functional.dropout2d` does.
+
+    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015. Arguments, result and
+    errors are those of :func:`dropout`.
+
+    Shape:
+        Input and output: (N, C, H, W); each channel of each sample has one decision. As in PyTorch three dimensions
+        count as (N, C, L), with a warning, and so does any other rank from two on.
+
+    Raises:
+        RuntimeError: an input of fewer than two dimensions.
+
+    Equivalent to::
+
+        keep = fused_dropout.keep_mask(input.shape, p, rng, noise_shape=(*input.shape[:2], 1, 1))
+        output = torch.where(keep, input / (1 - p), 0)
+    """
+    checked_p = check("dropout2d", input, p, training, inplace, generator, rng, mode)
+    if input.dim() not in (3, 4):
+        warnings.warn(
+            f"dropout2d: Received a {input.dim()}-D input to dropout2d, which is deprecated "
+            "and will result in an error in a future release. To retain the behavior "
+            "and silence this warning, please use dropout instead. Note that dropout2d "
+            "exists to provide channel-wise dropout on inputs with 2 spatial dimensions, "
+            "a channel dimension, and an optional batch dimension (i.e. 3D or 4D inputs).",
+            stacklevel=2,
+        )
+    if input.dim() == 3:
+        warnings.warn(
+            "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise "
+            "1D dropout behavior is desired - input is interpreted as shape (N, C, L), where C "
+            "is the channel dim. This behavior will change in a future release to interpret the "
+            "input as one without a batch dimension, i.e. shape (C, H, W). To maintain the 1D "
+            "channel-wise dropout behavior, please switch to using dropout1d instead.",
+            stacklevel=2,
+        )
+    check_features(input, 2, checked_p, training)
+    return shared(input, checked_p, training, inplace, leading(input, 2), mode, generator, rng)
+
+
+def dropout3d(
+    input: Tensor,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    mode: str = "upscale_in_train",
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""Drops whole channels of a volume, as :func:`torch.nn.functional.dropout3d` does.
+
+    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015. Arguments, result and
+    errors are those of :func:`dropout`.
+
+    Shape:
+        Input and output: (N, C, D, H, W), or (C, D, H, W) without a batch; each channel has one decision. As in PyTorch
+        any other rank from one on counts as one without a batch, with a warning.
+
+    Raises:
+        RuntimeError: an input without dimensions.
+
+    Equivalent to::
+
+        keep = fused_dropout.keep_mask(input.shape, p, rng, noise_shape=(*input.shape[:-3], 1, 1, 1))
+        output = torch.where(keep, input / (1 - p), 0)
+    """
+    checked_p = check("dropout3d", input, p, training, inplace, generator, rng, mode)
+    if input.dim() not in (4, 5):
+        warnings.warn(
+            f"dropout3d: Received a {input.dim()}-D input to dropout3d, which is deprecated "
+            "and will result in an error in a future release. To retain the behavior "
+            "and silence this warning, please use dropout instead. Note that dropout3d "
+            "exists to provide channel-wise dropout on inputs with 3 spatial dimensions, "
+            "a channel dimension, and an optional batch dimension (i.e. 4D or 5D inputs).",
+            stacklevel=2,
+        )
+    own = 2 if input.dim() == 5 else 1
+    check_features(input, own, checked_p, training)
+    return shared(input, checked_p, training, inplace, leading(input, own), mode, generator, rng)
 
 
 def alpha_dropout(
@@ -91,11 +233,301 @@ def alpha_dropout(
         keep = fused_dropout.keep_mask(input.shape, p, rng)
         output = torch.where(keep, a * input - a * p * alpha, a * (1 - p) * alpha)
     """
-    p_number, p_tensor = probability(p, "alpha_dropout")
-    _check_call("alpha_dropout", input, training, inplace, generator, rng)
-    if not training or p_number == 0:
+    checked_p = check("alpha_dropout", input, p, training, inplace, generator, rng)
+    if not training or checked_p[0] == 0:
         return input
-    return _call("alpha_dropout", (input,), p_number, p_tensor, GAIN_ALPHA, None, inplace, generator, rng)
+    return call("alpha_dropout", (input,), checked_p, GAIN_ALPHA, None, inplace, generator, rng)[0]
+
+
+def feature_alpha_dropout(
+    input: Tensor,
+    p: "float | Tensor" = 0.5,
+    training: bool = False,
+    inplace: bool = False,
+    *,
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r""":func:`alpha_dropout` of whole channels, as :func:`torch.nn.functional.feature_alpha_dropout` does.
+
+    Klambauer et al., "Self-Normalizing Neural Networks", 2017. Arguments, result and errors are those of
+    :func:`dropout`; ``training`` is False by default, as in PyTorch.
+
+    Shape:
+        Input and output: (N, C, *) with any number of dimensions after them; each channel of each sample has one
+        decision. As in PyTorch there is no form without a batch: (C, D, H, W) counts as (N, C, H, W).
+
+    Raises:
+        RuntimeError: an input of fewer than two dimensions.
+
+    Equivalent to::
+
+        alpha = -1.7580993408473766
+        a = ((1 - p) * (1 + p * alpha**2)) ** -0.5
+        noise_shape = (*input.shape[:2], *[1] * (input.dim() - 2))
+        keep = fused_dropout.keep_mask(input.shape, p, rng, noise_shape=noise_shape)
+        output = torch.where(keep, a * input - a * p * alpha, a * (1 - p) * alpha)
+    """
+    checked_p = check("feature_alpha_dropout", input, p, training, inplace, generator, rng)
+    if not training or checked_p[0] == 0:
+        return input
+    check_features(input, 2, checked_p, training)
+    strides = row_major(leading(input, 2))
+    return call("alpha_dropout", (input,), checked_p, GAIN_ALPHA, strides, inplace, generator, rng)[0]
+
+
+def drop_path(
+    input: Tensor,
+    p: "float | Tensor" = 0.0,
+    training: bool = False,
+    scale_by_keep: bool = True,
+    *,
+    per: str = "row",
+    inplace: bool = False,
+    mode: str = "upscale_in_train",
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""Stochastic depth: drops the whole residual branch of a sample, or of the batch.
+
+    Huang et al., "Deep networks with stochastic depth", ECCV 2016; called drop path in FractalNet (Larsson et al.,
+    2017). The order of the arguments is timm's; ``per`` is torchvision's ``mode``. Arguments that are not named here,
+    result and errors are those of :func:`dropout`.
+
+    Args:
+        scale_by_keep: scale what is kept by 1 / (1 - p). False: the bare mask in training, and the identity in
+            evaluation. With ``mode="downscale_in_infer"``, which scales nothing in training, it changes nothing.
+        per: ``"row"``: one decision for each index of dimension 0; ``"batch"``: one for all.
+
+    Shape:
+        Input and output: (N, *), of at least one dimension where something may be dropped.
+
+    Raises:
+        ValueError: an unknown ``per``; an input without dimensions.
+
+    Equivalent to::
+
+        keep = fused_dropout.keep_mask((input.shape[0], *[1] * (input.dim() - 1)), p, rng)
+        output = torch.where(keep, input / (1 - p), 0)
+    """
+    checked_p = check("drop_path", input, p, training, inplace, generator, rng, mode)
+    check_flags("drop_path", scale_by_keep=scale_by_keep)
+    check_per("drop_path", per)
+    if input.dim() == 0 and training and checked_p[0] != 0:
+        raise ValueError("drop_path: expected an input of at least 1 dimension, the first one the batch, but got 0")
+    noise_shape = leading(input, 1 if per == "row" else 0)
+    gain = GAINS[mode] if scale_by_keep else GAIN_ONE
+    return shared(input, checked_p, training, inplace, noise_shape, mode, generator, rng, gain)
+
+
+def locked_dropout(
+    input: Tensor,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    batch_first: bool = False,
+    mode: str = "upscale_in_train",
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""Drops the same features at every time step: the time dimension shares the mask.
+
+    Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NeurIPS 2016
+    (variational dropout); "locked" in AWD-LSTM (Merity et al., ICLR 2018). Each sample and each feature has a decision
+    of its own, and that decision holds for the whole sequence. Arguments that are not named here, result and errors are
+    those of :func:`dropout`.
+
+    Args:
+        batch_first: False, as in torch.nn.LSTM: time is dimension 0, which shares the mask. True: time is dimension 1.
+
+    Shape:
+        Input and output: (T, B, F); (B, T, F) with ``batch_first``; or (T, F) without a batch, where time is dimension
+        0 either way.
+
+    Raises:
+        ValueError: an input of another rank.
+
+    Equivalent to::
+
+        keep = fused_dropout.keep_mask((1, *input.shape[1:]), p, rng)
+        output = torch.where(keep, input / (1 - p), 0)
+    """
+    checked_p = check("locked_dropout", input, p, training, inplace, generator, rng, mode)
+    check_flags("locked_dropout", batch_first=batch_first)
+    if input.dim() not in (2, 3):
+        layout = "(batch, time, features)" if batch_first else "(time, batch, features)"
+        raise ValueError(
+            f"locked_dropout: expected an input {layout} or (time, features), but got one of shape {list(input.shape)}"
+        )
+    noise_shape = list(input.shape)
+    noise_shape[1 if batch_first and input.dim() == 3 else 0] = 1
+    return shared(input, checked_p, training, inplace, noise_shape, mode, generator, rng)
+
+
+def gaussian_dropout(
+    input: Tensor,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    noise_shape: Sequence[int | None] | None = None,
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""Multiplies each element by a normal variable of mean 1 and variance p / (1 - p), that of dropout's own factor.
+
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, 2014, section 10;
+    Keras' ``GaussianDropout``. Evaluation is the identity. Where p rounds to 1 the output is zero. Arguments, result
+    and errors are those of :func:`dropout`; ``noise_shape`` shares one factor along the dimensions that it shares.
+
+    Equivalent to::
+
+        noise = fused_dropout.normal_noise(input.shape, rng, noise_shape=noise_shape, dtype=input.dtype)
+        output = input * (1 + (p / (1 - p)) ** 0.5 * noise)
+    """
+    checked_p = check("gaussian_dropout", input, p, training, inplace, generator, rng)
+    if not training or checked_p[0] == 0:
+        return input
+    strides = None if noise_shape is None else mask_strides(input.shape, noise_shape)
+    return call("gaussian_dropout", (input,), checked_p, GAIN_UPSCALE, strides, inplace, generator, rng)[0]
+
+
+def drop_block2d(
+    input: Tensor,
+    p: "float | Tensor" = 0.1,
+    block_size: int = 7,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    gamma_scale: float = 1.0,
+    couple_channels: bool = False,
+    clip: bool = False,
+    with_noise: bool = False,
+    scale_by_keep: bool = True,
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""DropBlock: drops square regions of each channel and scales the rest by the share that was kept.
+
+    Ghiasi et al., "DropBlock: a regularization method for convolutional networks", NeurIPS 2018. Every place where a
+    block may begin is dropped with probability gamma, chosen so that about a share p of the elements is covered.
+    torchvision's layer is ``couple_channels=False, clip=False`` (the defaults), timm's is ``couple_channels=True,
+    clip=True``. Arguments that are not named here and errors are those of :func:`dropout`.
+
+    Args:
+        p: the share of elements to drop, a number or a 0-d floating-point tensor.
+        block_size: the side of a block; a map that is smaller is covered by one block of its own height or width.
+        gamma_scale: multiplies gamma, which is at most 1 after that.
+        couple_channels: all channels of a sample share their blocks.
+        clip: blocks begin anywhere and are cut off at the border; otherwise all lie inside whole.
+        with_noise: dropped elements become standard normal noise, and nothing is rescaled (timm).
+        scale_by_keep: multiply kept elements by the number of elements over the number kept, counted over the whole
+            batch, and by 0 where nothing is kept.
+
+    Shape:
+        Input and output: (N, C, H, W), or (C, H, W) without a batch.
+
+    Returns:
+        Tensor of the input's shape and dtype. The input itself in evaluation, and where p is the number 0.
+
+    Raises:
+        ValueError: an input of another rank; a block size below 1; a gamma_scale that is negative or not finite.
+
+    Equivalent to::
+
+        height, width = input.shape[-2:]
+        block = min(block_size, height), min(block_size, width)
+        inside = height - block[0] + 1, width - block[1] + 1  # where a block may begin
+        gamma = gamma_scale * p * height * width / (block[0] * block[1]) / (inside[0] * inside[1])
+        seeds = ~fused_dropout.keep_mask((*input.shape[:-2], *inside), min(1, gamma), rng)
+        seeds = torch.nn.functional.pad(seeds.float(), 2 * [block[1] - 1] + 2 * [block[0] - 1])
+        keep = torch.nn.functional.max_pool2d(seeds, block, stride=1) == 0
+        output = torch.where(keep, input * (keep.numel() / keep.sum()), 0)
+    """
+    checked_p = check("drop_block2d", input, p, training, inplace, generator, rng)
+    check_block("drop_block2d", block_size, gamma_scale)
+    check_flags(
+        "drop_block2d",
+        couple_channels=couple_channels,
+        clip=clip,
+        with_noise=with_noise,
+        scale_by_keep=scale_by_keep,
+    )
+    if input.dim() not in (3, 4):
+        raise ValueError(
+            "drop_block2d: expected an input (batch, channels, height, width) or (channels, height, width), "
+            f"but got one of shape {list(input.shape)}"
+        )
+    if not training or checked_p[0] == 0:
+        return input
+    gain = GAIN_UPSCALE if scale_by_keep and not with_noise else GAIN_ONE
+    if input.numel() == 0:  # a map without height has no block; the state is drawn all the same
+        return call("dropout", (input,), checked_p, gain, None, inplace, generator, rng)[0]
+    x = input if input.dim() == 4 else input.unsqueeze(0)
+    batch, channels, height, width = x.shape
+    masks = 1 if couple_channels else channels
+    block_h, block_w = min(block_size, height), min(block_size, width)
+    inside_h, inside_w = height - block_h + 1, width - block_w + 1
+    seeds_h, seeds_w = (height, width) if clip else (inside_h, inside_w)
+    scale = gamma_scale * height * width / (block_h * block_w) / (inside_h * inside_w)
+    gamma = scaled(checked_p, scale)
+    strides = row_major([batch, masks, seeds_h, seeds_w])
+    block = [block_h, block_w, seeds_h, seeds_w]
+    output, state = call("dropout", (x,), gamma, gain, strides, inplace, generator, rng, block)
+    if with_noise:
+        used = batch * masks * seeds_h * seeds_w
+        shape = [batch, masks, height, width]  # noise is made of pairs of words, and no word serves twice
+        noise = ops.normal_noise(state, shape, dtype=x.dtype, mask_base=used + used % 2)
+        filling = noise - call("dropout", (noise,), gamma, GAIN_ONE, strides, False, None, state, block)[0]
+        output = output.add_(filling) if inplace else output + filling
+    if inplace:
+        return input
+    return output if input.dim() == 4 else output.squeeze(0)
+
+
+def zoneout(
+    input: Tensor,
+    previous: Tensor,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    *,
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""Keeps the previous value of an element with probability p, instead of dropping it.
+
+    Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017. In evaluation the
+    expectation: (1 - p) * input + p * previous, each product rounded to float32 (float64 for float64). Arguments that
+    are not named here and errors are those of :func:`dropout`.
+
+    Args:
+        input: the new state, of any shape.
+        previous: the state before it; of the same shape, dtype and device.
+        p: the probability that an element of ``input`` gives way to that of ``previous``.
+
+    Returns:
+        Tensor of the input's shape and dtype. The input itself where p is the number 0.
+
+    Raises:
+        ValueError: shapes that differ.
+        RuntimeError: dtypes that differ or are no floating-point ones.
+
+    Equivalent to::
+
+        output = torch.where(fused_dropout.keep_mask(input.shape, p, rng), input, previous)
+    """
+    checked_p = check("zoneout", input, p, training, False, generator, rng)
+    check_like("zoneout", "previous", previous, input)
+    if checked_p[0] == 0:
+        return input
+    if training:
+        return call("zoneout", (input, previous), checked_p, GAIN_UPSCALE, None, False, generator, rng)[0]
+    if not input.is_floating_point():
+        raise RuntimeError(f"zoneout: expected tensors of a floating-point dtype, but got {input.dtype}")
+    wide = compute(input.dtype)
+    shares = [share.to(wide) if isinstance(share, Tensor) else share for share in (kept(p), dropped(p))]
+    return (input.to(wide) * shares[0] + previous.to(wide) * shares[1]).to(input.dtype)
 
 
 def dropout_add(
@@ -119,105 +551,8 @@ def dropout_add(
 
         output = residual + fused_dropout.dropout(input, p, training, rng=rng)
     """
-    p_number, p_tensor = probability(p, "dropout_add")
-    _check_call("dropout_add", input, training, False, generator, rng)
-    if not isinstance(residual, Tensor):
-        raise TypeError(f"dropout_add(): argument 'residual' must be a Tensor, not {type(residual).__name__}")
-    if residual.shape != input.shape:
-        raise ValueError(
-            f"dropout_add: expected all tensors to have the input's shape {list(input.shape)}, "
-            f"but got one of shape {list(residual.shape)}"
-        )
-    if residual.dtype != input.dtype:
-        raise RuntimeError(
-            f"dropout_add: expected all tensors to have the input's dtype {input.dtype}, "
-            f"but got one of {residual.dtype}"
-        )
-    if not training or p_number == 0:
+    checked_p = check("dropout_add", input, p, training, False, generator, rng)
+    check_like("dropout_add", "residual", residual, input)
+    if not training or checked_p[0] == 0:
         return residual + input
-    return _call("dropout_add", (input, residual), p_number, p_tensor, GAIN_UPSCALE, None, False, generator, rng)
-
-
-def _check_call(name: str, input: Any, training: Any, inplace: Any, generator: Any, rng: Any) -> None:
-    if not isinstance(input, Tensor):
-        raise TypeError(f"{name}(): argument 'input' must be a Tensor, not {type(input).__name__}")
-    if training is not True and training is not False:
-        raise TypeError(f"{name}(): argument 'training' must be bool, not {type(training).__name__}")
-    if inplace is not True and inplace is not False:
-        raise TypeError(f"{name}(): argument 'inplace' must be bool, not {type(inplace).__name__}")
-    if generator is not None:
-        if not isinstance(generator, torch.Generator):
-            kind = type(generator).__name__
-            raise TypeError(f"{name}(): argument 'generator' must be a torch.Generator, not {kind}")
-        if rng is not None:
-            raise ValueError(f"{name}: expected rng or generator, not both: a given state draws from no generator")
-
-
-def _call(
-    name: str,
-    inputs: tuple[Tensor, ...],
-    p: float,
-    p_tensor: Tensor | None,
-    gain: int,
-    strides: list[int] | None,
-    inplace: bool,
-    generator: torch.Generator | None,
-    rng: Rng,
-) -> Tensor:
-    options: dict[str, Any] = {}  # only what differs from the default: each argument costs its parsing
-    if p_tensor is not None:
-        options["p_tensor"] = p_tensor
-    if gain:
-        options["gain"] = gain
-    if strides is not None:
-        options["mask_strides"] = strides
-    if torch.compiler.is_compiling():
-        return _traced(name, inputs, p, options, inplace, generator, rng)
-    if rng is not None:
-        state = as_state(rng, inputs[0].device, name)
-        if not inplace:
-            return getattr(ops, f"{name}_apply")(*inputs, state, p, **options)
-        getattr(ops, f"{name}_apply_")(*inputs, state, p, **options)
-        return inputs[0]
-    if generator is not None:
-        options["generator"] = generator
-    if not inplace:
-        return getattr(ops, name)(*inputs, p, **options)[0]
-    getattr(ops, f"{name}_")(*inputs, p, **options)
-    return inputs[0]
-
-
-def _traced(
-    name: str,
-    inputs: tuple[Tensor, ...],
-    p: float,
-    options: dict[str, Any],
-    inplace: bool,
-    generator: torch.Generator | None,
-    rng: Rng,
-) -> Tensor:
-    """In a graph: a fresh tensor makes each draw distinct (AOTAutograd of torch 2.13 merges equal random calls), and
-    in place is a copy into the input, which functionalization turns into what the compiler likes best."""
-    if rng is not None:
-        state = as_state(rng, inputs[0].device, name)
-        output = getattr(ops, f"{name}_apply")(*inputs, state, p, **options)
-    else:
-        if generator is not None:
-            raise RuntimeError(
-                f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
-                "fused_dropout.draw(generator=...) and pass the state as rng"
-            )
-        output, _ = getattr(ops, name)(*inputs, p, call_id=torch.empty(0, device=inputs[0].device), **options)
-    return inputs[0].copy_(output) if inplace else output
-
-
-def _times(input: Tensor, factor: "float | Tensor", inplace: bool) -> Tensor:
-    """input * factor, computed in float32 (float64 for float64) and rounded once."""
-    if not isinstance(factor, Tensor):
-        return input.mul_(factor) if inplace else input.mul(factor)
-    if not input.is_floating_point():
-        factor = factor.to(torch.get_default_dtype())
-        return input.mul_(factor) if inplace else input.mul(factor)
-    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
-    output = (input.to(compute) * factor.to(compute)).to(input.dtype)
-    return input.copy_(output) if inplace else output
+    return call("dropout_add", (input, residual), checked_p, GAIN_UPSCALE, None, False, generator, rng)[0]

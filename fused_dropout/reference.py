@@ -16,6 +16,12 @@ GROUP = 8  # elements that one Philox block decides
 GAIN_UPSCALE, GAIN_ONE, GAIN_ALPHA = 0, 1, 2
 ALPHA_PRIME = -1.7580993408473766  # SELU's value at minus infinity (Klambauer et al. 2017)
 LOW32 = 0xFFFFFFFF
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def compute(dtype: torch.dtype) -> torch.dtype:
+    """The type computed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def high32(x: Tensor) -> Tensor:
@@ -61,6 +67,12 @@ def kept(p: float | Tensor) -> float | Tensor:
     return left.double() / 2.0**32 if isinstance(left, Tensor) else left / 2**32
 
 
+def dropped(p: float | Tensor) -> float | Tensor:
+    """The probability of dropping that is honoured, drop_below / 2^32."""
+    below = drop_below(p)
+    return below.double() / 2.0**32 if isinstance(below, Tensor) else below / 2**32
+
+
 def gain_of(p: float | Tensor, gain: int) -> float | Tensor:
     """What a kept element is multiplied by: 1 / (1 - p), 1, or alpha dropout's a. 0 where nothing is kept.
 
@@ -75,6 +87,14 @@ def gain_of(p: float | Tensor, gain: int) -> float | Tensor:
     if q == 0:
         return 0.0
     return 1 / math.sqrt(q * (1 + (1 - q) * ALPHA_PRIME * ALPHA_PRIME)) if gain == GAIN_ALPHA else 1 / q
+
+
+def stddev_of(p: float | Tensor) -> float | Tensor:
+    """The standard deviation of Gaussian dropout's factor, sqrt(p / (1 - p)). 0 where nothing is kept."""
+    q = kept(p)
+    if isinstance(q, Tensor):
+        return torch.where(q > 0, torch.sqrt(dropped(p) / q), 0.0)
+    return math.sqrt(dropped(p) / q) if q > 0 else 0.0
 
 
 def row_major(noise_shape: Sequence[int]) -> list[int]:
@@ -116,6 +136,31 @@ def keep_mask(
     return words(state, index) >= drop_below(p if p_tensor is None else p_tensor)
 
 
+def standard_normal(state: Tensor, mask_index: Tensor) -> Tensor:
+    """Box-Muller on the words of each pair of lanes, in float64: the even lane has the cosine, the odd one the sine."""
+    radius_word, angle_word = (
+        (words(state, index).double() + 0.5) / 2.0**32 for index in (mask_index & ~1, mask_index | 1)
+    )
+    radius, angle = torch.sqrt(-2 * torch.log(radius_word)), 2 * math.pi * angle_word
+    return radius * torch.where(mask_index & 1 == 0, torch.cos(angle), torch.sin(angle))
+
+
+def normal_noise(
+    state: Tensor,
+    shape: Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    mask_strides: Sequence[int] | None = None,
+    mask_base: int = 0,
+) -> Tensor:
+    """Standard normal noise of `shape`, rounded to the type computed in and then to `dtype`."""
+    _check_state(state, state.device)
+    if dtype not in FLOATS:
+        raise RuntimeError(f"normal_noise: expected dtype float16, bfloat16, float32 or float64, but got {dtype}")
+    strides = row_major(shape) if mask_strides is None else mask_strides
+    return standard_normal(state, mask_indices(shape, strides, mask_base, state.device)).to(compute(dtype)).to(dtype)
+
+
 def draw(device_of: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """A state from the generator of the tensor's device."""
     if device_of.device.type == "cuda":
@@ -138,9 +183,44 @@ def make_state(device_of: Tensor, seed: int, offset: int) -> Tensor:
 
 def _scaled(x: Tensor, keep: Tensor, factor: float | Tensor) -> Tensor:
     """keep ? x * factor : 0, in the type computed in."""
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    factor = factor.to(compute) if isinstance(factor, Tensor) else factor
-    return torch.where(keep, x.to(compute) * factor, 0.0)
+    wide = compute(x.dtype)
+    factor = factor.to(wide) if isinstance(factor, Tensor) else factor
+    return torch.where(keep, x.to(wide) * factor, 0.0)
+
+
+def _constant(value: float | Tensor, x: Tensor) -> Tensor:
+    """A float64 value rounded once to the type that x is computed in."""
+    return torch.as_tensor(value, dtype=torch.float64, device=x.device).to(compute(x.dtype))
+
+
+def block_keep_mask(
+    state: Tensor,
+    shape: Sequence[int],
+    p: float | Tensor,
+    block: Sequence[int],
+    mask_strides: Sequence[int] | None,
+    mask_base: int,
+) -> Tensor:
+    """DropBlock's mask of an (N, C, H, W) tensor: False where the block of a dropped seed covers the element.
+
+    Block (i, j) begins at its seed where the seeds' grid is that of the blocks inside, and block // 2 before it where
+    every element has a seed. So the element at y is covered by the seeds from y - top - block + 1 to y - top.
+    """
+    if len(shape) != 4 or len(block) != 4 or mask_strides is None:
+        raise ValueError(
+            "dropout: expected a block (height, width, seeds' height, seeds' width) with an input (N, C, H, W) and the "
+            f"mask strides of its seeds, but got {list(block)} with an input of shape {list(shape)}"
+        )
+    seeds_shape = [*shape[:2], *block[2:]]
+    p_float, p_tensor = (1.0, p) if isinstance(p, Tensor) else (p, None)
+    seeds = keep_mask(state, seeds_shape, p_float, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    covered = ~seeds
+    for dim, size, seeds_size in ((2, block[0], block[2]), (3, block[1], block[3])):
+        top = 0 if seeds_size == shape[dim] - size + 1 else -(size // 2)
+        before, after = size - 1 + top, shape[dim] - top - seeds_size
+        padding = [0, 0] * (3 - dim) + [before, after]
+        covered = torch.nn.functional.pad(covered, padding).unfold(dim, size, 1).any(-1)
+    return ~covered
 
 
 def dropout_apply(
@@ -152,10 +232,16 @@ def dropout_apply(
     gain: int = GAIN_UPSCALE,
     mask_strides: Sequence[int] | None = None,
     mask_base: int = 0,
+    block: Sequence[int] | None = None,
 ) -> Tensor:
     _check("dropout", [input], p, p_tensor, state)
-    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
-    return _scaled(input, keep, gain_of(p if p_tensor is None else p_tensor, gain)).to(input.dtype)
+    honoured = p if p_tensor is None else p_tensor
+    if block is None:
+        keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    else:
+        keep = block_keep_mask(state, input.shape, honoured, block, mask_strides, mask_base)
+        honoured = (~keep).sum().double() / keep.numel()  # what blocks dropped, not what was asked of their seeds
+    return _scaled(input, keep, gain_of(honoured, gain)).to(input.dtype)
 
 
 def alpha_dropout_apply(
@@ -172,13 +258,8 @@ def alpha_dropout_apply(
     keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
     honoured = p if p_tensor is None else p_tensor
     a, q = gain_of(honoured, GAIN_ALPHA), kept(honoured)
-    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
-
-    def constant(value: float | Tensor) -> Tensor:
-        return torch.as_tensor(value, dtype=torch.float64, device=input.device).to(compute)
-
-    kept_value = input.to(compute) * constant(a) + constant(-a * (1 - q) * ALPHA_PRIME)
-    return torch.where(keep, kept_value, constant(a * q * ALPHA_PRIME)).to(input.dtype)
+    kept_value = input.to(compute(input.dtype)) * _constant(a, input) + _constant(-a * (1 - q) * ALPHA_PRIME, input)
+    return torch.where(keep, kept_value, _constant(a * q * ALPHA_PRIME, input)).to(input.dtype)
 
 
 def dropout_add_apply(
@@ -196,6 +277,57 @@ def dropout_add_apply(
     keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
     scaled = _scaled(input, keep, gain_of(p if p_tensor is None else p_tensor, gain))
     return (residual.to(scaled.dtype) + scaled).to(input.dtype)
+
+
+def gaussian_dropout_apply(
+    input: Tensor,
+    state: Tensor,
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    mask_strides: Sequence[int] | None = None,
+    mask_base: int = 0,
+) -> Tensor:
+    """x * (1 + stddev * z), each step rounded in the type computed in."""
+    _check("gaussian_dropout", [input], p, p_tensor, state)
+    honoured = p if p_tensor is None else p_tensor
+    wide = compute(input.dtype)
+    noise = normal_noise(state, input.shape, dtype=wide, mask_strides=mask_strides, mask_base=mask_base)
+    factor = 1 + _constant(stddev_of(honoured), input) * noise
+    return torch.where(_constant(kept(honoured), input) > 0, input.to(wide) * factor, 0.0).to(input.dtype)
+
+
+def zoneout_apply(
+    input: Tensor,
+    previous: Tensor,
+    state: Tensor,
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    mask_strides: Sequence[int] | None = None,
+    mask_base: int = 0,
+) -> Tensor:
+    _check("zoneout", [input, previous], p, p_tensor, state)
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    return torch.where(keep, input, previous)
+
+
+def dropped_apply(
+    input: Tensor,
+    state: Tensor,
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    mask_strides: Sequence[int] | None = None,
+    mask_base: int = 0,
+) -> Tensor:
+    """The other half of the mask: the derivative of zoneout by `previous`."""
+    _check("dropped", [input], p, p_tensor, state)
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    return torch.where(keep, 0.0, input)
 
 
 def _drawing(name, apply, inputs=1):  # type: ignore[no-untyped-def]
@@ -233,12 +365,16 @@ dropout_ = _drawing_in_place("dropout", dropout_apply)
 alpha_dropout, alpha_dropout_apply_ = _drawing("alpha_dropout", alpha_dropout_apply), _in_place(alpha_dropout_apply)
 alpha_dropout_ = _drawing_in_place("alpha_dropout", alpha_dropout_apply)
 dropout_add = _drawing("dropout_add", dropout_add_apply, inputs=2)
+gaussian_dropout = _drawing("gaussian_dropout", gaussian_dropout_apply)
+gaussian_dropout_apply_ = _in_place(gaussian_dropout_apply)
+gaussian_dropout_ = _drawing_in_place("gaussian_dropout", gaussian_dropout_apply)
+zoneout = _drawing("zoneout", zoneout_apply, inputs=2)
 
 
 def _check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None, state: Tensor | None = None) -> None:
     """What csrc/border.cpp refuses, before a state is drawn."""
     x = inputs[0]
-    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    if x.dtype not in FLOATS:
         raise RuntimeError(
             f"{name}: expected a tensor of dtype float16, bfloat16, float32 or float64, but got {x.dtype}"
         )
@@ -257,6 +393,8 @@ def _check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | Non
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     if p_tensor is not None and p_tensor.device != x.device:
         raise ValueError(f"{name}: expected p on the input's device {x.device}, but it is on {p_tensor.device}")
+    if p_tensor is not None and p_tensor.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(f"{name}: p is not differentiable; pass p.detach()")
     if state is not None:
         _check_state(state, x.device)
 

@@ -25,8 +25,8 @@ def draw(device: torch.device | str | None = None, generator: torch.Generator | 
 
     Equivalent to (on CPU)::
 
-        state = torch.empty(2, dtype=torch.int64).random_(-2**63, None, generator=generator)
-        state[1] &= ~3
+        output = torch.empty(2, dtype=torch.int64).random_(-2**63, None, generator=generator)
+        output[1] &= ~3
 
     On CUDA it reserves 8 words of the generator's Philox stream; during graph capture each replay draws anew.
 
@@ -67,16 +67,63 @@ def keep_mask(
 
     Equivalent to::
 
-        fused_dropout.dropout(torch.ones(shape), p, rng=rng, noise_shape=noise_shape) != 0
+        output = fused_dropout.dropout(torch.ones(shape), p, rng=rng, noise_shape=noise_shape) != 0
     """
     shape = torch.Size(shape)
     p, p_tensor = probability(p, "keep_mask")
-    if rng is None:
-        raise TypeError("keep_mask(): argument 'rng' must be a state (an int64 tensor of 2, or two ints), not None")
-    if isinstance(rng, Tensor) and device is not None and torch.empty(0, device=device).device != rng.device:
-        raise ValueError(f"keep_mask: expected device to be that of rng, {rng.device}, but got {device}")
-    state = as_state(rng, device, "keep_mask")
+    state = _given_state(rng, device, "keep_mask")
     return ops.keep_mask(state, shape, p, p_tensor=p_tensor, mask_strides=mask_strides(shape, noise_shape))
+
+
+def normal_noise(
+    shape: Sequence[int],
+    rng: Rng,
+    *,
+    noise_shape: Sequence[int | None] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Standard normal noise from a state, as :func:`fused_dropout.gaussian_dropout` multiplies with.
+
+    Box and Muller, "A note on the generation of random normal deviates", 1958. The same words as those of
+    :func:`keep_mask`, two for two values: use another state where noise and mask must not depend on each other.
+
+    Args:
+        shape: the tensor's shape.
+        rng: a state, see :func:`draw`.
+        noise_shape: as in :func:`fused_dropout.dropout`; one value along each dimension that is shared.
+        dtype: float16, bfloat16, float32 or float64; by default PyTorch's default dtype. Computed in float32 (float64
+            for float64) and rounded once.
+        device: where to make the noise if ``rng`` is two ints; a state tensor decides it otherwise.
+
+    Returns:
+        Tensor of ``shape`` and ``dtype``; the same on every device up to the rounding of log, sqrt, cos and sin.
+
+    Raises:
+        ValueError: a state of the wrong dtype or size, a noise shape that does not fit, or ``device`` other than the
+            state's.
+        RuntimeError: an unsupported dtype.
+
+    Equivalent to, for an even number of elements::
+
+        index = torch.arange(math.prod(shape))
+        word = fused_dropout.reference.words(rng, index)
+        u, v = ((word.double() + 0.5) / 2**32).view(-1, 2).unbind(1)
+        radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * torch.pi * v
+        output = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], 1).view(shape)
+    """
+    shape = torch.Size(shape)
+    state = _given_state(rng, device, "normal_noise")
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    return ops.normal_noise(state, shape, dtype=dtype, mask_strides=mask_strides(shape, noise_shape))
+
+
+def _given_state(rng: Rng, device: torch.device | str | None, name: str) -> Tensor:
+    if rng is None:
+        raise TypeError(f"{name}(): argument 'rng' must be a state (an int64 tensor of 2, or two ints), not None")
+    if isinstance(rng, Tensor) and device is not None and torch.empty(0, device=device).device != rng.device:
+        raise ValueError(f"{name}: expected device to be that of rng, {rng.device}, but got {device}")
+    return as_state(rng, device, name)
 
 
 def as_state(rng: Rng, device: torch.device | str | None, name: str) -> Tensor:

@@ -21,7 +21,13 @@ ROOT = Path(__file__).parent.parent
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ to compile the kernels for the host with")
 
-PIPELINE_IDS = {"dropout": 0, "alpha_dropout": 1, "dropout_add": 2, "keep_mask": 3}
+PIPELINE_IDS = {
+    name: i
+    for i, name in enumerate(
+        ("dropout", "alpha_dropout", "dropout_add", "keep_mask", "gaussian_dropout", "zoneout", "dropped", "blocks",
+         "normal_noise")
+    )
+}  # fmt: skip
 DTYPE_IDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3, torch.bool: 2}
 MAX = 2**64 - 1
 
@@ -38,7 +44,7 @@ def library(tmp_path_factory):
 
 
 def run(library, pipeline, inputs, p, *, shape=None, dtype=None, mask_strides=None, mask_base=0, state=STATE, gain=0,
-        state_ptr=None, p_ptr=None, state_out=None, output=None, blocks=(0, MAX)):  # fmt: skip
+        state_ptr=None, p_ptr=None, state_out=None, keep_bits=None, output=None, blocks=(0, MAX)):  # fmt: skip
     """One launch; the arguments are those of the operations."""
     if output is None:
         output = torch.empty_like(inputs[0]) if inputs else torch.empty(shape, dtype=dtype)
@@ -55,13 +61,14 @@ def run(library, pipeline, inputs, p, *, shape=None, dtype=None, mask_strides=No
         ndim, ctypes.c_void_p(sizes.ctypes.data), ctypes.c_void_p(strides.ctypes.data),
         ctypes.c_void_p(mask_strides.ctypes.data), ctypes.c_uint64(mask_base), ctypes.c_uint64(state[0]),
         ctypes.c_uint64(state[1]), ctypes.c_void_p(state_ptr), ctypes.c_double(p), ctypes.c_void_p(p_ptr),
-        ctypes.c_int64(gain), ctypes.c_void_p(state_out), ctypes.c_uint64(blocks[0]), ctypes.c_uint64(blocks[1]),
+        ctypes.c_int64(gain), ctypes.c_void_p(state_out), ctypes.c_void_p(keep_bits), ctypes.c_uint64(blocks[0]),
+        ctypes.c_uint64(blocks[1]),
     )  # fmt: skip
     return output
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("pipeline", [*PIPELINES, "gaussian_dropout"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout(library, layout, pipeline, dtype):
     for shape in ((3, 5, 7), (2, 64, 64), (2, 3, 7, 33)):
@@ -96,10 +103,54 @@ def test_pointers_and_mask_bases_of_any_alignment(library, offset, dtype):
 @pytest.mark.parametrize(("shape", "noise_shape", "why"), NOISE_SHAPES, ids=[row[2] for row in NOISE_SHAPES])
 def test_noise_shapes(library, shape, noise_shape, why):
     strides = reference.row_major([s if n is None else n for s, n in zip(shape, noise_shape, strict=True)])
-    for layout in ("contiguous", "transposed"):
+    for layout in ("contiguous", "transposed", "channels last"):
         x = LAYOUTS[layout](torch.randn(shape))
-        want = ops.dropout_apply(x, state(), 0.4, mask_strides=strides)
-        assert_same_bits(run(library, "dropout", [x], 0.4, mask_strides=strides), want)
+        for pipeline in ("dropout", "gaussian_dropout"):
+            want = getattr(ops, f"{pipeline}_apply")(x, state(), 0.4, mask_strides=strides)
+            assert_same_bits(run(library, pipeline, [x], 0.4, mask_strides=strides), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("base", [0, 3, 2**35 - 13, MAX - 20])
+def test_normal_noise(library, base, dtype):
+    signed = base - 2**64 if base >= 2**63 else base
+    want = ops.normal_noise(state(), [3, 37], dtype=dtype, mask_base=signed)
+    assert_same_bits(run(library, "normal_noise", [], 0.0, shape=(3, 37), dtype=dtype, mask_base=base), want)
+
+
+# (map, block, seeds, planes of samples and channels, why)
+BLOCKS = [
+    ((14, 14), (7, 7), (8, 8), (2, 3), "inside"),
+    ((14, 15), (6, 7), (14, 15), (2, 1), "clipped, channels share it"),
+    ((9, 90), (4, 70), (6, 21), (1, 3), "wider than a word, samples share it"),
+    ((9, 90), (4, 71), (9, 90), (2, 3), "wider than a word, clipped"),
+    ((1, 1), (1, 1), (1, 1), (1, 1), "a single element"),
+]
+
+
+@pytest.mark.parametrize(("size", "block", "seeds", "planes", "why"), BLOCKS, ids=[row[-1] for row in BLOCKS])
+def test_blocks(library, size, block, seeds, planes, why):
+    samples, channels, p = 2, 3, 0.05
+    count = seeds[0] * seeds[1]
+    strides = [0 if planes[0] == 1 else planes[1] * count, 0 if planes[1] == 1 else count, seeds[1], 1]
+    x = torch.randn(samples, channels, *size)
+    corner = [0 if s == n - b + 1 else -(b // 2) for s, n, b in zip(seeds, size, block, strict=True)]
+    numbers = np.array([*planes, strides[0], strides[1], 0, *size, *block, *seeds, *corner], dtype=np.int64)
+    words, seed_words = -(-size[0] * size[1] // 64), -(-count // 64)
+    bits = torch.full((planes[0] * planes[1] * words + 4,), -1)
+    dropped, kept = torch.full((planes[0] * planes[1] * seed_words + 1,), -1), torch.zeros((), dtype=torch.int64)
+    library.run_blocks_on_cuda(
+        ctypes.c_void_p(numbers.ctypes.data), ctypes.c_uint64(STATE[0]), ctypes.c_uint64(STATE[1]), ctypes.c_double(p),
+        ctypes.c_void_p(dropped.data_ptr()), ctypes.c_void_p(bits.data_ptr()), ctypes.c_void_p(kept.data_ptr()),
+    )  # fmt: skip
+    elements = planes[0] * planes[1] * size[0] * size[1]
+    covered = torch.tensor((elements - kept.item()) / elements, dtype=torch.float64)
+    mask_strides = [0 if planes[0] == 1 else planes[1] * words * 64, 0 if planes[1] == 1 else words * 64, size[1], 1]
+    got = run(library, "blocks", [x], 1.0, p_ptr=covered.data_ptr(), keep_bits=bits.data_ptr(),
+              mask_strides=mask_strides)  # fmt: skip
+    want = ops.dropout_apply(x, state(), p, mask_strides=strides, block=[*block, *seeds])
+    assert_same_bits(got, want)
+    assert (want[0, 0] == 0).any() or elements == 1
 
 
 def test_golden_masks(library, golden):

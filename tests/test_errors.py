@@ -6,12 +6,35 @@ import pytest
 import torch
 
 import fused_dropout
-from fused_dropout import Dropout, alpha_dropout, draw, dropout, dropout_add, keep_mask
+from fused_dropout import (
+    DropBlock2d,
+    Dropout,
+    Dropout2d,
+    DropPath,
+    GaussianDropout,
+    LockedDropout,
+    alpha_dropout,
+    draw,
+    drop_block2d,
+    drop_path,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    dropout_add,
+    feature_alpha_dropout,
+    gaussian_dropout,
+    keep_mask,
+    locked_dropout,
+    normal_noise,
+    zoneout,
+)
 from fused_dropout._extension import ops
 
 X = torch.ones(4, 6)
 NAN = float("nan")
 LEAF = torch.ones(4, 6, requires_grad=True)
+IMAGES = torch.ones(2, 3, 8, 8)
 STATE = torch.tensor([1, 8])
 
 # (what is wrong, call, exception, text)
@@ -225,6 +248,159 @@ ROWS = [
         lambda: alpha_dropout(LEAF, 0.5, True, True),
         RuntimeError,
         "a leaf Variable that requires grad",
+    ),
+    ("channels p", lambda: dropout2d(IMAGES, 1.5), ValueError, "has to be between 0 and 1, but got 1.5"),
+    ("path p", lambda: drop_path(X, NAN), ValueError, "has to be between 0 and 1, but got nan"),
+    ("block p, evaluation", lambda: drop_block2d(IMAGES, 2.0, training=False), ValueError, "0 and 1, but got 2.0"),
+    ("block p beside its rank", lambda: drop_block2d(X, -1), ValueError, "between 0 and 1, but got -1"),
+    ("zoneout p", lambda: zoneout(X, X, -1), ValueError, "between 0 and 1, but got -1"),
+    ("gaussian p a string", lambda: gaussian_dropout(X, "x"), TypeError, "gaussian_dropout(): argument 'p' must be"),
+    ("module p of a path", lambda: DropPath(1.1), ValueError, "between 0 and 1, but got 1.1"),
+    ("module p of a block", lambda: DropBlock2d("x"), TypeError, "DropBlock2d(): argument 'p' must be a number"),
+    ("module inplace", lambda: Dropout2d(0.5, None), TypeError, "Dropout2d(): argument 'inplace' must be bool"),
+    (
+        "p of a block elsewhere",
+        lambda: drop_block2d(IMAGES, torch.tensor(0.1, device="meta")),
+        ValueError,
+        "device cpu",
+    ),
+    (
+        "p of a block with grad",
+        lambda: drop_block2d(IMAGES, torch.tensor(0.1, requires_grad=True)),
+        RuntimeError,
+        "p is not differentiable",
+    ),
+    ("channels input", lambda: dropout1d(3.0), TypeError, "dropout1d(): argument 'input' must be a Tensor, not float"),
+    ("channels long", lambda: dropout3d(torch.ones(2, 3, 4, 4, 4).long()), RuntimeError, "but got Long"),
+    ("channels mode", lambda: dropout1d(X, mode="x"), ValueError, "dropout1d: expected mode to be one of"),
+    ("path training", lambda: drop_path(X, 0.5, None), TypeError, "argument 'training' must be bool, not NoneType"),
+    ("path scale", lambda: drop_path(X, 0.5, True, 2), TypeError, "argument 'scale_by_keep' must be bool, not int"),
+    (
+        "path per",
+        lambda: drop_path(X, 0.5, True, per="column"),
+        ValueError,
+        "drop_path: expected per to be one of 'row', 'batch', but got 'column'",
+    ),
+    ("module per", lambda: DropPath(0.5, per=1), ValueError, "DropPath: expected per to be one of"),
+    ("module path mode", lambda: DropPath(0.5, mode="x"), ValueError, "DropPath: expected mode to be one of"),
+    ("module scale", lambda: DropPath(0.5, None), TypeError, "DropPath(): argument 'scale_by_keep' must be bool"),
+    (
+        "path of a number",
+        lambda: drop_path(torch.tensor(1.0), 0.5, True),
+        ValueError,
+        "drop_path: expected an input of at least 1 dimension",
+    ),
+    (
+        "locked rank",
+        lambda: locked_dropout(IMAGES),
+        ValueError,
+        "locked_dropout: expected an input (time, batch, features) or (time, features), but got one of shape "
+        "[2, 3, 8, 8]",
+    ),
+    (
+        "locked rank, batch first, evaluation",
+        lambda: locked_dropout(X[0], training=False, batch_first=True),
+        ValueError,
+        "expected an input (batch, time, features) or (time, features), but got one of shape [6]",
+    ),
+    ("locked batch first", lambda: locked_dropout(X, batch_first=1), TypeError, "'batch_first' must be bool, not int"),
+    ("module batch first", lambda: LockedDropout(batch_first=None), TypeError, "LockedDropout(): argument 'batch"),
+    ("gaussian noise shape", lambda: gaussian_dropout(X, noise_shape=(4, 5)), ValueError, "but got (4, 5)"),
+    ("module gaussian noise shape", lambda: GaussianDropout(noise_shape=3), TypeError, "must be a sequence"),
+    ("gaussian long", lambda: gaussian_dropout(X.long()), RuntimeError, "gaussian_dropout: expected a tensor of dtype"),
+    (
+        "gaussian in-place leaf",
+        lambda: gaussian_dropout(LEAF, inplace=True),
+        RuntimeError,
+        "a leaf Variable that requires grad",
+    ),
+    (
+        "block rank",
+        lambda: drop_block2d(X),
+        ValueError,
+        "drop_block2d: expected an input (batch, channels, height, width) or (channels, height, width), but got one of "
+        "shape [4, 6]",
+    ),
+    ("block rank, evaluation", lambda: drop_block2d(X, training=False), ValueError, "but got one of shape [4, 6]"),
+    ("block size 0", lambda: drop_block2d(IMAGES, 0.1, 0), ValueError, "block_size to be at least 1, but got 0"),
+    ("block size float", lambda: drop_block2d(IMAGES, 0.1, 7.0), TypeError, "'block_size' must be int, not float"),
+    (
+        "module block size",
+        lambda: DropBlock2d(0.1, None),
+        TypeError,
+        "DropBlock2d(): argument 'block_size' must be int",
+    ),
+    (
+        "gamma scale",
+        lambda: drop_block2d(IMAGES, gamma_scale=-1.0),
+        ValueError,
+        "expected gamma_scale to be finite and at least 0, but got -1.0",
+    ),
+    (
+        "gamma scale nan",
+        lambda: drop_block2d(IMAGES, gamma_scale=NAN),
+        ValueError,
+        "finite and at least 0, but got nan",
+    ),
+    ("gamma scale a string", lambda: drop_block2d(IMAGES, gamma_scale="1"), TypeError, "must be a number, not str"),
+    ("module gamma scale", lambda: DropBlock2d(gamma_scale=None), TypeError, "'gamma_scale' must be a number"),
+    ("block clip", lambda: drop_block2d(IMAGES, clip=1), TypeError, "argument 'clip' must be bool, not int"),
+    ("module noise", lambda: DropBlock2d(with_noise=1), TypeError, "argument 'with_noise' must be bool, not int"),
+    ("block long", lambda: drop_block2d(IMAGES.long(), with_noise=True), RuntimeError, "expected a tensor of dtype"),
+    (
+        "block in-place leaf",
+        lambda: drop_block2d(IMAGES.clone().requires_grad_(), inplace=True, with_noise=True),
+        RuntimeError,
+        "a leaf Variable that requires grad",
+    ),
+    (
+        "block in-place expanded",
+        lambda: drop_block2d(torch.ones(3, 1, 8).expand(3, 8, 8), inplace=True, with_noise=True),
+        RuntimeError,
+        "unsupported operation: more than one element of the written-to tensor refers to a single memory location",
+    ),
+    (
+        "block rng",
+        lambda: drop_block2d(IMAGES, rng=(0, 6)),
+        ValueError,
+        "offset of rng to be a multiple of 4, but got 6",
+    ),
+    (
+        "zoneout shape",
+        lambda: zoneout(X, X[0]),
+        ValueError,
+        "zoneout: expected all tensors to have the input's shape [4, 6], but got one of shape [6]",
+    ),
+    (
+        "zoneout dtype, evaluation",
+        lambda: zoneout(X, X.double(), 0.5, False),
+        RuntimeError,
+        "zoneout: expected all tensors to have the input's dtype torch.float32, but got one of torch.float64",
+    ),
+    ("zoneout previous", lambda: zoneout(X, None), TypeError, "argument 'previous' must be a Tensor, not NoneType"),
+    ("zoneout long", lambda: zoneout(X.long(), X.long()), RuntimeError, "zoneout: expected a tensor of dtype float16"),
+    (
+        "zoneout long, evaluation",
+        lambda: zoneout(X.long(), X.long(), 0.5, False),
+        RuntimeError,
+        "zoneout: expected tensors of a floating-point dtype, but got torch.int64",
+    ),
+    ("zoneout both", lambda: zoneout(X, X, rng=(0, 0), generator=torch.Generator()), ValueError, "not both"),
+    ("feature alpha rank", lambda: feature_alpha_dropout(X[0], 0.5, True), RuntimeError, "requires at least 2 dim"),
+    (
+        "noise without rng",
+        lambda: normal_noise((2,), None),
+        TypeError,
+        "normal_noise(): argument 'rng' must be a state",
+    ),
+    ("noise dtype", lambda: normal_noise((2,), STATE, dtype=torch.int64), RuntimeError, "float32 or float64, but got"),
+    ("noise shape of noise", lambda: normal_noise((2, 3), STATE, noise_shape=(2,)), ValueError, "but got (2,)"),
+    ("noise device", lambda: normal_noise((2,), STATE, device="meta"), ValueError, "expected device to be that of rng"),
+    (
+        "noise rng",
+        lambda: normal_noise((2,), torch.ones(2)),
+        ValueError,
+        "expected rng to be an int64 tensor",
     ),
     (
         "instruction set",

@@ -13,7 +13,7 @@ import pytest
 from conftest import build_info
 
 # Registers a thread. 65,536 a multiprocessor: 48 let 5 blocks of 256 threads run at once, 64 four, 80 three.
-BUDGET = {"linear": 48, "linear float64": 80, "strided": 64, "write_state": 32}
+BUDGET = {"linear": 48, "linear float64": 80, "strided": 64, "write_state": 32, "seeds": 64, "blocks": 64}
 ARCHITECTURES = [a.split("+")[0].replace(".", "") for a in build_info()["cuda_architectures"] or []]
 
 pytestmark = pytest.mark.skipif(build_info()["cuda"] is None, reason="the extension was built without CUDA")
@@ -65,8 +65,9 @@ def kernels(library) -> dict[str, dict[str, tuple[int, int]]]:
 def test_every_architecture_has_every_kernel(kernels):
     assert sorted(kernels) == sorted(ARCHITECTURES)
     counts = {arch: len(found) for arch, found in kernels.items()}
-    # 3 pipelines of 4 dtypes and the mask, each linear (aligned or not) and strided, and the state's
-    assert set(counts.values()) == {13 * 3 + 1}, counts
+    # 5 pipelines of 4 dtypes and the mask, each linear (aligned or not) and strided; 3 of 4 dtypes that are strided
+    # alone; the state's and the blocks' two
+    assert set(counts.values()) == {21 * 3 + 12 + 3}, counts
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -89,7 +90,7 @@ def test_aligned_kernels_load_and_store_sixteen_bytes(library, arch):
             assert re.search(store, code), name
             assert "KeepMask" in name or re.search(r"\bLDG\.E\.128\b", code), name
             checked += 1
-    assert checked == 13
+    assert checked == 21
 
 
 def test_ptx_for_later_architectures_is_there(library):

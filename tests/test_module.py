@@ -1,8 +1,9 @@
-"""Dropout, the module: a drop-in for torch.nn.Dropout."""
+"""The modules: drop-ins for torch's, with a p that may be a tensor, and options."""
 
 import copy
 import inspect
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -20,6 +21,103 @@ def test_is_an_nn_dropout_with_its_signature_and_repr():
     assert fused_dropout.Dropout().p == nn.Dropout().p == 0.5
     extended = fused_dropout.Dropout(noise_shape=(None, 1), mode="downscale_in_infer")
     assert repr(extended) == "Dropout(p=0.5, inplace=False, noise_shape=(None, 1), mode='downscale_in_infer')"
+
+
+# Every layer with its defaults and with all that it takes, as its repr says it.
+LAYERS = [
+    (fused_dropout.Dropout, {"noise_shape": (None, 1), "mode": "downscale_in_infer"}),
+    (fused_dropout.Dropout1d, {"mode": "downscale_in_infer"}),
+    (fused_dropout.Dropout2d, {"mode": "downscale_in_infer"}),
+    (fused_dropout.Dropout3d, {"mode": "downscale_in_infer"}),
+    (fused_dropout.AlphaDropout, {}),
+    (fused_dropout.FeatureAlphaDropout, {}),
+    (fused_dropout.DropPath, {"scale_by_keep": False, "per": "batch", "mode": "downscale_in_infer"}),
+    (fused_dropout.LockedDropout, {"batch_first": True, "mode": "downscale_in_infer"}),
+    (fused_dropout.GaussianDropout, {"noise_shape": (None, 1)}),
+    (
+        fused_dropout.DropBlock2d,
+        {
+            "block_size": 3,
+            "gamma_scale": 0.5,
+            "couple_channels": True,
+            "clip": True,
+            "with_noise": True,
+            "scale_by_keep": False,
+        },
+    ),
+]
+NAMES = [row[0].__name__ for row in LAYERS]
+SIX = [row[0] for row in LAYERS[:6]]
+
+
+@pytest.mark.parametrize(("layer", "options"), LAYERS, ids=NAMES)
+def test_every_layer_says_what_it_is(layer, options):
+    assert issubclass(layer, nn.modules.dropout._DropoutNd)
+    plain, full = layer(), layer(0.25, inplace=True, **options)
+    assert repr(plain) == f"{layer.__name__}(p={plain.p}, inplace=False)"
+    given = "".join(f", {name}={value!r}" for name, value in options.items())
+    assert repr(full) == f"{layer.__name__}(p=0.25, inplace=True{given})"
+    for name, value in options.items():
+        assert getattr(full, name) == value
+        assert getattr(plain, name) == inspect.signature(layer).parameters[name].default
+
+
+@pytest.mark.parametrize(("layer", "options"), LAYERS, ids=NAMES)
+def test_every_layer_survives_copy_pickle_and_an_empty_state_dict(layer, options):
+    for module in (layer(0.25, inplace=True, **options).eval(), layer(torch.tensor(0.25))):
+        assert not module.state_dict()
+        assert not list(module.parameters())
+        module.load_state_dict(nn.Dropout().state_dict())
+        for twin in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+            assert type(twin) is layer
+            assert repr(twin) == repr(module)
+            assert twin.training == module.training
+
+
+@pytest.mark.parametrize(("layer", "options"), LAYERS, ids=NAMES)
+def test_tensor_p_follows_the_module_and_keeps_its_dtype(layer, options):
+    p = torch.tensor(0.3, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(2, 2), layer(p, **options))
+    assert model.half()[1].p is p
+    assert model.bfloat16()[1].p is p
+    moved = model.to("meta", torch.float16)[1].p
+    assert moved.device.type == "meta"
+    assert moved.dtype == torch.float64
+    number = layer(0.3, **options).to("meta").half()
+    assert number.p == 0.3
+
+
+@pytest.mark.parametrize("layer", SIX, ids=NAMES[:6])
+def test_every_torch_module_whose_class_is_set_to_ours_works(layer):
+    module = getattr(nn, layer.__name__)(0.4, True)
+    module.__class__ = layer
+    assert repr(module) == repr(layer(0.4, True)), "options have their defaults"
+    x = torch.randn(4, 6, 5) if layer is fused_dropout.Dropout1d else torch.randn(4, 6, 5, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(module(x.clone(), rng=(1, 0)), layer(0.4)(x, rng=(1, 0)))
+        assert module.eval()(x) is x
+    module.__class__ = getattr(nn, layer.__name__)
+    assert module.train()(x).shape == x.shape
+
+
+@pytest.mark.parametrize(("layer", "options"), LAYERS, ids=NAMES)
+def test_p_of_every_layer_may_change_at_run_time(layer, options):
+    module, x = layer(0.3), torch.randn(3, 4, 6)
+    if layer is not fused_dropout.Dropout1d:
+        x = torch.randn(2, 3, 4, 6)
+    if layer is fused_dropout.LockedDropout:
+        x = torch.randn(3, 4, 6)
+    before = module(x, rng=(1, 0))
+    module.p = 0.9
+    assert not torch.equal(module(x, rng=(1, 0)), before)
+    module.p = torch.tensor(0.3, dtype=torch.float64)
+    assert torch.equal(module(x, rng=(1, 0)), before)
+    module.p = 0.0
+    assert module(x) is x
+    module.p = -0.5
+    with pytest.raises(ValueError, match=r"between 0 and 1, but got -0\.5"):
+        module(x)
 
 
 def test_state_dict_is_empty_and_loads_both_ways():

@@ -28,10 +28,22 @@ OPCHECKS = {
     "alpha_dropout_apply_": [((x_of(4, 6, grad=False), STATE, 0.5), {})],
     "dropout_add": [((x_of(4, 6), x_of(4, 6), 0.5), {})],
     "dropout_add_apply": [((x_of(4, 6), x_of(4, 6), STATE, 0.5), {"mask_strides": [0, 1], "mask_base": 5})],
+    "gaussian_dropout": [((x_of(4, 6), 0.5), {"mask_strides": [1, 0]})],
+    "gaussian_dropout_": [((x_of(4, 6, grad=False), 0.5), {})],
+    "gaussian_dropout_apply": [((x_of(4, 6), STATE, 0.5), {})],
+    "gaussian_dropout_apply_": [((x_of(4, 6, grad=False), STATE, 0.5), {})],
+    "zoneout": [((x_of(4, 6), x_of(4, 6), 0.5), {})],
+    "zoneout_apply": [((x_of(4, 6), x_of(4, 6), STATE, 0.5), {})],
+    "dropped_apply": [((x_of(4, 6), STATE, 0.5), {})],
     "draw": [((torch.empty(0),), {})],
     "make_state": [((torch.empty(0), 5, 8), {})],
     "keep_mask": [((STATE, [4, 6], 0.5), {})],
+    "normal_noise": [((STATE, [4, 6]), {"dtype": torch.bfloat16}), ((STATE, [4, 6]), {"mask_strides": [0, 1]})],
 }
+BLOCKS = {"mask_strides": [50, 25, 5, 1], "block": [3, 4, 5, 5]}  # of a map of 7 by 8
+OPCHECKS["dropout"].append(((x_of(2, 2, 7, 8), 0.1), BLOCKS))
+OPCHECKS["dropout_"].append(((x_of(2, 2, 7, 8, grad=False), 0.1), BLOCKS))
+OPCHECKS["dropout_apply"].append(((x_of(2, 2, 7, 8), STATE, 0.1), BLOCKS))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,7 +55,7 @@ def test_opcheck(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_exactly_the_drawing_operations_are_tagged_random(name):
     """Without the tag compiled checkpointing is silently wrong; with it the pure ones could not be recomputed."""
-    random = not any(part in name for part in ("apply", "make_state", "keep_mask"))
+    random = not any(part in name for part in ("apply", "make_state", "keep_mask", "normal_noise"))
     assert (torch.Tag.nondeterministic_seeded in getattr(ops, name).tags) == random
 
 

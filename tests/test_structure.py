@@ -1,4 +1,4 @@
-"""The arrows: core <- cpu, cuda <- operations <- functional <- modules; and the sizes that keep files readable."""
+"""The arrows: core <- cpu, cuda <- operations <- functional <- modules <- tools; and sizes that keep files readable."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_core_knows_neither_torch_nor_cuda_nor_its_users(path):
 
 
 @pytest.mark.parametrize("path", sorted([*(CSRC / "cuda").glob("*.cu*"), *(CSRC / "cuda").glob("*.h"),
-                                         *(CSRC / "cpu").glob("*.h"), *(CSRC / "cpu").glob("elementwise_*.cpp")]),
+                                         *(CSRC / "cpu").glob("*.h"), *(CSRC / "cpu").glob("kernels_*.cpp")]),
                          ids=lambda p: p.name)  # fmt: skip
 def test_kernels_and_launchers_carry_no_torch_header(path):
     assert not any(is_torch(header) for header in includes(path))
@@ -43,9 +43,15 @@ def test_python_arrows():
         "reference": set(),
         "_extension": {"reference"},
         "rng": {"_extension", "reference"},
-        "functional": {"_extension", "reference", "rng"},
-        "modules": {"functional", "rng"},
+        "_calls": {"_extension", "reference", "rng"},
+        "functional": {"_calls", "_extension", "reference", "rng"},
+        "modules": {"_calls", "functional", "rng"},
     }
+    layers = {"_calls", "functional", "modules", "reference", "rng"}
+    allowed |= {"weight_drop": layers, "recurrent": layers, "conversion": layers}
+    allowed["prediction"] = layers | {"conversion", "weight_drop", "recurrent"}
+    files = {path.stem for path in (ROOT / "fused_dropout").glob("*.py")}
+    assert files == {*allowed, "__init__"}, "every file has its place among the arrows"
     for name, may in allowed.items():
         text = (ROOT / "fused_dropout" / f"{name}.py").read_text()
         used = set(re.findall(r"^from \.(\w+) import", text, re.M)) | {
@@ -54,6 +60,15 @@ def test_python_arrows():
             for m in re.findall(r"(\w+)(?: as \w+)?", names)
         }
         assert used & set(allowed) <= may, name
+
+
+def test_functional_holds_public_functions_only():
+    text = (ROOT / "fused_dropout" / "functional.py").read_text()
+    names = re.findall(r"^(?:def|class) (\w+)", text, re.M)
+    public = (ROOT / "fused_dropout" / "__init__.py").read_text()
+    assert names
+    for name in names:
+        assert f'"{name}"' in public, name
 
 
 def test_files_stay_readable():
@@ -75,6 +90,8 @@ def test_the_polarity_of_p_is_decided_in_one_header():
         if path.suffix in (".so", ".json"):
             continue
         code = re.sub(r'//.*|#.*|"""(?:.|\n)*?"""', "", path.read_text()) if path.suffix != ".cu" else path.read_text()
+        if path.name == "conversion.py":
+            code = code.replace('"drop_prob"', "")  # the attribute of another library, as data
         assert not re.search(r"keep_prob|drop_prob|drop_rate|\brate\b", code), path.name
         if path.name not in ("probability.h", "reference.py"):
             assert not re.search(r"\b1(\.0f?)? ?- ?p\b", code), path.name

@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
-from conftest import DEVICES, DTYPES
+from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, using_instruction_set
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fused_dropout
 from fused_dropout import reference
@@ -25,12 +27,12 @@ LAYOUTS = {
 }
 # Sizes that no vector width divides, tiles with and without remainders, and rows that begin anywhere in a group.
 SHAPES = [(3, 5, 7), (2, 64, 64), (5, 3, 70, 9), (4, 130, 67), (1, 1, 1), (2, 3, 1, 1025)]
-PIPELINES = ["dropout", "alpha_dropout", "dropout_add"]
+PIPELINES = ["dropout", "alpha_dropout", "dropout_add", "zoneout", "dropped"]
 
 
 def inputs_for(pipeline: str, x: torch.Tensor) -> list[torch.Tensor]:
     residual = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
-    return [x, residual] if pipeline == "dropout_add" else [x]
+    return [x, residual] if pipeline in ("dropout_add", "zoneout") else [x]
 
 
 def assert_same_bits(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -109,6 +111,39 @@ def test_noise_shape_shares_decisions(layout, shape, noise_shape, why, instructi
     factor = torch.tensor(reference.gain_of(0.4, 0), dtype=torch.float32)
     assert_same_bits(y, torch.where(keep, x * factor, 0.0))
     assert torch.equal(fused_dropout.keep_mask(shape, 0.4, STATE, noise_shape=noise_shape), keep.expand(shape))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_shape_layout_and_noise_shape(data):
+    """Rows and runs of every length, masks shared along any dimensions, in memory of any order: all are one map."""
+    sizes = st.sampled_from([1, 2, 3, 4, 5, 8, 17, 49, 63, 64, 65, 130, 300, 1025])
+    shape = data.draw(st.lists(sizes, min_size=1, max_size=4).filter(lambda s: math.prod(s) <= 300_000))
+    order = data.draw(st.permutations(range(len(shape))))
+    noise_shape = [size if data.draw(st.booleans()) else 1 for size in shape]
+    pad = data.draw(st.sampled_from([0, 0, 1]))  # of the innermost dimension: the rows are no run any more
+    base = data.draw(st.sampled_from([0, 0, 5, 2**35 - 77, -100]))
+    p = data.draw(st.sampled_from([0.1, 0.5, 1 - 2.0**-20]))
+    memory = [shape[d] for d in order]
+    whole = torch.ones([*memory[:-1], memory[-1] + pad])
+    x = whole[..., : memory[-1]].permute([order.index(d) for d in range(len(shape))])
+    options = {"mask_strides": reference.row_major(noise_shape), "mask_base": base}
+    want = reference.dropout_apply(x, state(), p, **options)
+    for name in INSTRUCTION_SETS:
+        with using_instruction_set(name):
+            assert torch.equal(ops.dropout_apply(x, state(), p, **options), want), name
+            y = whole.clone().as_strided(x.shape, x.stride())
+            ops.dropout_apply_(y, state(), p, **options)
+            assert torch.equal(y, want), name
+
+
+@pytest.mark.parametrize("shape", [(3, 2**17 + 5000), (5, 2**17 - 3), (2, 3, 70_001), (40_000, 2, 5)], ids=str)
+def test_masks_that_are_shared_beyond_what_is_remembered(shape, instruction_set):
+    x = torch.ones(shape)
+    for shared in range(len(shape)):
+        strides = reference.row_major([1 if d == shared else size for d, size in enumerate(shape)])
+        want = reference.dropout_apply(x, state(), 0.5, mask_strides=strides)
+        assert torch.equal(ops.dropout_apply(x, state(), 0.5, mask_strides=strides), want)
 
 
 def test_shard_of_a_larger_tensor_gets_its_global_mask(instruction_set):
@@ -293,3 +328,86 @@ def test_dropout_add_is_dropout_then_add(instruction_set):
         assert_same_bits(y, want)
         assert torch.equal(fused_dropout.dropout_add(x, residual, 0.3, training=False), residual + x)
         assert torch.equal(fused_dropout.dropout_add(x, residual, 0.0), residual + x)
+
+
+# Normal noise and blocks ---------------------------------------------------------------------------------------------
+
+NOISE_ULPS = 4  # in the type computed in: the angle's rounding, times 2 pi, and the functions' own
+
+
+def exact_noise(shape, mask_strides=None, mask_base=0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The noise in float64, and how far from it, in units of the type computed in, that type may come.
+
+    The radius is sqrt(-2 ln u): where u is near 1 its own rounding moves the radius by as much over the radius.
+    """
+    strides = reference.row_major(shape) if mask_strides is None else mask_strides
+    index = reference.mask_indices(shape, strides, mask_base, torch.device("cpu"))
+    radius = torch.sqrt(-2 * torch.log((reference.words(state(), index & ~1).double() + 0.5) / 2.0**32))
+    exact = reference.normal_noise(state(), shape, dtype=torch.float64, mask_strides=strides, mask_base=mask_base)
+    return exact, NOISE_ULPS * (1 + radius) + 1 / radius
+
+
+def assert_near(ours: torch.Tensor, exact: torch.Tensor, units: torch.Tensor) -> None:
+    """Within `units` of the type computed in, and one rounding to the dtype where that is another."""
+    wide = reference.compute(ours.dtype)
+    info = torch.finfo(ours.dtype)
+    rounding = 0 if wide == ours.dtype else info.eps / 2 * (exact.abs() + info.smallest_normal)
+    assert ((ours.double() - exact).abs() <= torch.finfo(wide).eps * units + rounding).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(0,), (1,), (7,), (3, 5, 7), (4, 130, 67)], ids=str)
+def test_normal_noise_is_that_of_the_mask_index(shape, dtype, device, instruction_set):
+    maps = [{}, {"mask_base": 1}, {"mask_base": 2**33 + 5}, {"mask_strides": [3 * i for i in range(len(shape))]}]
+    for options in maps:
+        noise = ops.normal_noise(state(device), list(shape), dtype=dtype, **options)
+        assert noise.dtype == dtype
+        assert_near(noise.cpu(), *exact_noise(shape, **options))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gaussian_dropout_is_the_noise_times_the_input(layout, dtype, device, instruction_set):
+    x = LAYOUTS[layout](torch.randn((5, 3, 70, 9), generator=torch.Generator().manual_seed(0)).to(dtype))
+    noise, units = exact_noise(x.shape)
+    for p in (0.1, 0.5):
+        stddev = math.sqrt(reference.dropped(p) / reference.kept(p))
+        y = ops.gaussian_dropout_apply(x.to(device), state(device), p)
+        exact = x.double() * (1 + stddev * noise)
+        assert_near(y.cpu(), exact, x.double().abs() * (stddev * units + 2 * (1 + stddev * noise.abs())))
+        p_tensor = torch.tensor(p, dtype=torch.float64, device=device)
+        assert_same_bits(ops.gaussian_dropout_apply(x.to(device), state(device), 1.0, p_tensor=p_tensor), y)
+        assert y.stride() == torch.empty_like(x).stride()
+    assert not ops.gaussian_dropout_apply(x * math.inf, state(), 1.0).any()
+    if layout != "expanded":
+        written = x.clone() if layout == "contiguous" else LAYOUTS[layout](x.contiguous())
+        want = fused_dropout.gaussian_dropout(written, 0.5, rng=STATE)
+        assert fused_dropout.gaussian_dropout(written, 0.5, inplace=True, rng=STATE) is written
+        assert_same_bits(written, want)
+
+
+# block, seeds' grid, coupled: on maps of 9 x 10
+BLOCK_ROWS = [
+    ([1, 1, 9, 10], False),
+    ([2, 3, 8, 8], False),
+    ([3, 3, 9, 10], True),
+    ([4, 5, 9, 10], False),
+    ([9, 10, 1, 1], True),
+    ([9, 7, 9, 10], False),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("block", "coupled"), BLOCK_ROWS, ids=str)
+def test_blocks_equal_the_reference(block, coupled, dtype, instruction_set):
+    strides = reference.row_major([5, 1 if coupled else 4, *block[2:]])
+    for layout in ("contiguous", "transposed", "channels last", "every second", "expanded"):
+        x = LAYOUTS[layout](torch.randn((5, 4, 9, 10), generator=torch.Generator().manual_seed(0)).to(dtype))
+        for p, gain in ((0.0, 0), (0.01, 0), (0.1, 0), (0.1, 1), (1.0, 0), (1.0, 1)):
+            options = {"gain": gain, "mask_strides": strides, "mask_base": 3, "block": block}
+            want = reference.dropout_apply(x, state(), p, **options)
+            assert_same_bits(ops.dropout_apply(x, state(), p, **options), want)
+            by_tensor = ops.dropout_apply(x, state(), 1.0, p_tensor=torch.tensor(p, dtype=torch.float64), **options)
+            assert_same_bits(by_tensor, want)

@@ -6,6 +6,7 @@
 #include "dtype.h"
 #include "layout.h"
 #include "mask.h"
+#include "normal_pipelines.h"
 #include "pipelines.h"
 
 namespace fused_dropout {
@@ -18,6 +19,7 @@ struct ElementwiseArgs {
   int64_t* state_out = nullptr;  // where a kernel that draws on the device leaves (seed, offset) for the backward
   ProbabilitySource p;
   Gain gain = Gain::kUpscale;
+  const uint64_t* keep_bits = nullptr;  // of a pipeline whose noise is stored: bit i of word w is mask index 64 w + i
 };
 
 // Calls visit(Pipeline<C>, T) with the types that a pipeline and a dtype stand for: the one list of instantiations.
@@ -42,6 +44,16 @@ auto visit_elementwise(PipelineId pipeline, DType dtype, Visitor&& visit) {
       return visit_dtype<AlphaDropout>(dtype, visit);
     case PipelineId::kDropoutAdd:
       return visit_dtype<DropoutAdd>(dtype, visit);
+    case PipelineId::kGaussianDropout:
+      return visit_dtype<GaussianDropout>(dtype, visit);
+    case PipelineId::kZoneout:
+      return visit_dtype<Zoneout>(dtype, visit);
+    case PipelineId::kDropped:
+      return visit_dtype<Dropped>(dtype, visit);
+    case PipelineId::kBlockDropout:
+      return visit_dtype<BlockDropout>(dtype, visit);
+    case PipelineId::kNormalNoise:
+      return visit_dtype<NormalNoise>(dtype, visit);
     case PipelineId::kKeepMask:
       return visit.template operator()<KeepMask<float>, uint8_t>();
     default:

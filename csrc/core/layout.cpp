@@ -13,14 +13,23 @@ void Layout::swap(int a, int b) {
 
 namespace {
 
-// Dimension d continues dimension d - 1 in every map.
-bool continues(const Layout& l, int d) {
-  bool all = l.mask_stride[d] == l.mask_stride[d - 1] * static_cast<uint64_t>(l.size[d - 1]);
+// Dimension d continues dimension d - 1 in every operand.
+bool operands_continue(const Layout& l, int d) {
+  bool all = true;
   for (int k = 0; k < l.operands; ++k) all = all && l.stride[k][d] == l.stride[k][d - 1] * l.size[d - 1];
   return all;
 }
 
+bool mask_continues(const Layout& l, int d) {
+  return l.mask_stride[d] == l.mask_stride[d - 1] * static_cast<uint64_t>(l.size[d - 1]);
+}
+
 }  // namespace
+
+void Layout::find_runs() {
+  flat = 1;
+  while (flat < ndim && operands_continue(*this, flat)) ++flat;
+}
 
 Layout plan(int ndim, const int64_t* sizes, int operands, const int64_t* const* strides, const uint64_t* mask_strides,
             uint64_t mask_base) {
@@ -41,18 +50,20 @@ Layout plan(int ndim, const int64_t* sizes, int operands, const int64_t* const* 
     l.size[0] = 1;
     for (int k = 0; k < operands; ++k) l.stride[k][0] = 1;
     l.mask_stride[0] = 1;
+    l.flat = 1;
     return l;
   }
   int merged = 1;
   for (int d = 1; d < l.ndim; ++d) {
     if (merged != d) l.swap(merged, d);
-    if (continues(l, merged)) {
+    if (operands_continue(l, merged) && mask_continues(l, merged)) {
       l.size[merged - 1] *= l.size[merged];
     } else {
       ++merged;
     }
   }
   l.ndim = merged;
+  l.find_runs();
   return l;
 }
 

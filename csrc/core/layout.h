@@ -3,7 +3,8 @@
 // Everything is one affine map: coordinate -> offset of every operand and mask index, with stride 0 where a mask
 // dimension is shared (a noise shape), an operand is expanded, and `mask_base` where a shard begins. `plan` sorts the
 // dimensions by the output's memory order, innermost first, and merges neighbours that all maps walk in one stride, so
-// that plain dropout of a dense tensor is a single run whatever its shape.
+// that plain dropout of a dense tensor is a single row whatever its shape. Where the mask alone has a stride of its own
+// (whole channels, one mask over time), the operands still walk several dimensions as one `run`.
 #pragma once
 
 #include <cstdint>
@@ -21,18 +22,27 @@ struct Offsets {
   uint64_t mask_index;
 };
 
+// A place in the mask of a run: its index, and how many elements from there on lie in the same row.
+struct MaskPlace {
+  uint64_t index;
+  int64_t left;
+};
+
 struct Layout {
   int ndim, operands;
+  int flat;                // dimensions below it are one run: every operand k walks them in steps of stride[k][0]
   int64_t size[kMaxDims];  // dimension 0 is the innermost
   int64_t stride[kMaxOperands][kMaxDims];
   uint64_t mask_stride[kMaxDims];
   uint64_t mask_base;
 
-  FD_HOST_DEVICE int64_t rows() const {
+  FD_HOST_DEVICE int64_t elements(int first, int last) const {
     int64_t n = 1;
-    for (int d = 1; d < ndim; ++d) n *= size[d];
+    for (int d = first; d < last; ++d) n *= size[d];
     return n;
   }
+  FD_HOST_DEVICE int64_t run() const { return elements(0, flat); }
+  FD_HOST_DEVICE int64_t runs() const { return elements(flat, ndim); }
 
   FD_HOST_DEVICE bool unit_inner_strides() const {
     bool unit = true;
@@ -43,17 +53,29 @@ struct Layout {
   // One run that all operands and the mask walk in steps of one.
   FD_HOST_DEVICE bool linear() const { return ndim == 1 && mask_stride[0] == 1 && unit_inner_strides(); }
 
-  // Where index `i`, counted over the dimensions from `first` on, begins. 32-bit division where it suffices: on a GPU
-  // it takes a fraction of the time.
-  FD_HOST_DEVICE Offsets at(int64_t i, int first = 1) const {
+  // Where index `i`, counted over the dimensions from `first` on, begins.
+  FD_HOST_DEVICE Offsets at(int64_t i, int first) const {
     Offsets at{{}, mask_base};
-    for (int d = first; d < ndim && i > 0; ++d) {
-      const int64_t next =
-          (i | size[d]) >> 32 ? i / size[d] : static_cast<uint32_t>(i) / static_cast<uint32_t>(size[d]);
-      step(at, d, i - next * size[d]);
-      i = next;
-    }
+    for (int d = first; d < ndim && i > 0; ++d) step(at, d, take(i, size[d]));
     return at;
+  }
+
+  // The mask of element `i` of a run that begins at `index`.
+  FD_HOST_DEVICE MaskPlace mask_at(uint64_t index, int64_t i) const {
+    int64_t coordinate = i;
+    if (flat > 1) {
+      coordinate = take(i, size[0]);
+      for (int d = 1; d < flat && i > 0; ++d) index += static_cast<uint64_t>(take(i, size[d])) * mask_stride[d];
+    }
+    return {index + static_cast<uint64_t>(coordinate) * mask_stride[0], size[0] - coordinate};
+  }
+
+  // i % size, and leaves i / size in i. In 32 bits where they suffice: on a GPU that takes a fraction of the time.
+  static FD_HOST_DEVICE int64_t take(int64_t& i, int64_t size) {
+    const int64_t next = (i | size) >> 32 ? i / size : static_cast<uint32_t>(i) / static_cast<uint32_t>(size);
+    const int64_t rest = i - next * size;
+    i = next;
+    return rest;
   }
 
   FD_HOST_DEVICE void step(Offsets& at, int d, int64_t by) const {
@@ -67,6 +89,7 @@ struct Layout {
   }
 
   void swap(int a, int b);
+  void find_runs();  // sets `flat`
 };
 
 // `strides[k]` are those of operand k, in elements, in the tensor's own order of dimensions, as are the mask strides.

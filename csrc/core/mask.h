@@ -70,6 +70,13 @@ struct Mask {
 
   FD_HOST_DEVICE constexpr Mask(State state, Probability p) : seed(state.seed), step(state.offset >> 2), p(p) {}
 
+  // All 32 bits of a mask index's word.
+  FD_HOST_DEVICE uint32_t word(uint64_t mask_index) const {
+    const uint64_t group = mask_index / kGroup;
+    const int lane = static_cast<int>(mask_index % kGroup);
+    return half(mask_block(seed, step, group), lane) << 16 | half(mask_block(seed, step + 1, group), lane);
+  }
+
   FD_HOST_DEVICE constexpr uint32_t high_threshold() const { return static_cast<uint32_t>(p.drop_below >> 16); }
   FD_HOST_DEVICE constexpr uint32_t low_threshold() const { return static_cast<uint32_t>(p.drop_below & 0xffff); }
 

@@ -1,29 +1,20 @@
-// What becomes of a kept and of a dropped element: one small struct an operation.
+// The pipelines that a keep bit decides: what becomes of a kept and of a dropped element.
 //
-// The same struct runs as scalars on the GPU and as vectors on the CPU: V is a float, a double, or a vector of them, K
-// the matching truth value. `C` is the type computed in. A product and a sum round separately (-ffp-contract=off,
-// -fmad=false), and a dropped element is selected, never multiplied, so that infinities and nans do not leak.
-//
-// Every pipeline here is affine in x, so its backward is Dropout with `backward_gain` on the same state, and the
-// inputs after the first receive the gradient unchanged.
+// A product and a sum round separately (-ffp-contract=off, -fmad=false), and a dropped element is selected, never
+// multiplied, so that infinities and nans do not leak.
 #pragma once
 
-#include "host_device.h"
-#include "probability.h"
+#include "pipeline.h"
 
 namespace fused_dropout {
 
-enum class PipelineId { kDropout, kAlphaDropout, kDropoutAdd, kKeepMask };
-
-FD_HOST_DEVICE float select(bool keep, float kept, float dropped) { return keep ? kept : dropped; }
-FD_HOST_DEVICE double select(bool keep, double kept, double dropped) { return keep ? kept : dropped; }
-
-// y = keep ? x * gain : 0. Its own derivative, and that of all the others.
+// y = keep ? x * gain : 0. Its own derivative.
 template <class C>
 struct Dropout {
   static constexpr PipelineId kId = PipelineId::kDropout;
+  static constexpr Noise kNoise = Noise::kBernoulli;
   static constexpr int kInputs = 1;
-  static constexpr Gain backward_gain(Gain gain) { return gain; }
+  static constexpr Derivative derivative(int, Gain gain) { return {Linear::kDropout, gain}; }
 
   C gain;
   FD_HOST_DEVICE Dropout(Probability p, Gain which) : gain(static_cast<C>(p.gain(which))) {}
@@ -38,8 +29,9 @@ struct Dropout {
 template <class C>
 struct AlphaDropout {
   static constexpr PipelineId kId = PipelineId::kAlphaDropout;
+  static constexpr Noise kNoise = Noise::kBernoulli;
   static constexpr int kInputs = 1;
-  static constexpr Gain backward_gain(Gain) { return Gain::kAlpha; }
+  static constexpr Derivative derivative(int, Gain) { return {Linear::kDropout, Gain::kAlpha}; }
 
   C a, kept_shift, dropped_value;
   FD_HOST_DEVICE AlphaDropout(Probability p, Gain) {
@@ -59,8 +51,9 @@ struct AlphaDropout {
 template <class C>
 struct DropoutAdd {
   static constexpr PipelineId kId = PipelineId::kDropoutAdd;
+  static constexpr Noise kNoise = Noise::kBernoulli;
   static constexpr int kInputs = 2;
-  static constexpr Gain backward_gain(Gain gain) { return gain; }
+  static constexpr Derivative derivative(int k, Gain g) { return {k ? Linear::kIdentity : Linear::kDropout, g}; }
 
   Dropout<C> dropout;
   FD_HOST_DEVICE DropoutAdd(Probability p, Gain which) : dropout(p, which) {}
@@ -71,10 +64,51 @@ struct DropoutAdd {
   }
 };
 
+// y = keep ? x : previous (Krueger et al. 2016)
+template <class C>
+struct Zoneout {
+  static constexpr PipelineId kId = PipelineId::kZoneout;
+  static constexpr Noise kNoise = Noise::kBernoulli;
+  static constexpr int kInputs = 2;
+  static constexpr Derivative derivative(int k, Gain) { return {k ? Linear::kDropped : Linear::kDropout, Gain::kOne}; }
+
+  FD_HOST_DEVICE Zoneout(Probability, Gain) {}
+
+  template <class K, class V>
+  FD_HOST_DEVICE V operator()(K keep, V x, V previous) const {
+    return select(keep, x, previous);
+  }
+};
+
+// y = keep ? 0 : x. What zoneout's gradient is to the previous state.
+template <class C>
+struct Dropped {
+  static constexpr PipelineId kId = PipelineId::kDropped;
+  static constexpr Noise kNoise = Noise::kBernoulli;
+  static constexpr int kInputs = 1;
+  static constexpr Derivative derivative(int, Gain) { return {Linear::kDropped}; }
+
+  FD_HOST_DEVICE Dropped(Probability, Gain) {}
+
+  template <class K, class V>
+  FD_HOST_DEVICE V operator()(K keep, V x) const {
+    return select(keep, V(C(0)), x);
+  }
+};
+
+// Dropout whose mask lies in memory. Its p is the fraction of elements that the blocks cover.
+template <class C>
+struct BlockDropout : Dropout<C> {
+  static constexpr PipelineId kId = PipelineId::kBlockDropout;
+  static constexpr Noise kNoise = Noise::kStored;
+  FD_HOST_DEVICE BlockDropout(Probability p, Gain which) : Dropout<C>(p, which) {}
+};
+
 // The mask itself, as 0 and 1.
 template <class C>
 struct KeepMask {
   static constexpr PipelineId kId = PipelineId::kKeepMask;
+  static constexpr Noise kNoise = Noise::kBernoulli;
   static constexpr int kInputs = 0;
 
   FD_HOST_DEVICE KeepMask(Probability, Gain) {}

@@ -46,6 +46,9 @@ struct Probability {
   FD_HOST_DEVICE constexpr bool keeps_none() const { return drop_below >> 32; }
   FD_HOST_DEVICE constexpr double scale() const { return keeps_none() ? 0.0 : 1.0 / kept(); }
 
+  // The standard deviation of Gaussian dropout's factor: that of Bernoulli dropout's, scaled by 1 / (1 - p).
+  FD_HOST_DEVICE double stddev() const { return keeps_none() ? 0.0 : std::sqrt(dropped() / kept()); }
+
   // The factor of kept elements; 0 where nothing is kept.
   FD_HOST_DEVICE double gain(Gain which) const {
     switch (which) {

@@ -10,6 +10,7 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 
 #include "../elementwise_ops.h"
@@ -66,13 +67,24 @@ struct CpuBackend {
   }
 
   static void run(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
-    arrange_tiles(args.layout);
+    arrange(args.layout);
     const Work work = elementwise_work(args.layout);
     if (work.items == 0) return;
     const int64_t grain = std::max<int64_t>(1, kElementsPerThread / work.elements_per_item);
-    const ElementwiseFunction function = elementwise_function();
+    const Kernels& family = kernels();
     at::parallel_for(0, work.items, grain,
-                     [&](int64_t begin, int64_t end) { function(pipeline, dtype, args, begin, end); });
+                     [&](int64_t begin, int64_t end) { family.elementwise(pipeline, dtype, args, begin, end); });
+  }
+
+  static constexpr bool kStoresSeeds = false;  // a plane of them at a time is enough
+
+  static void make_blocks(const BlockArgs& args) {
+    const Kernels& family = kernels();
+    const int64_t grain = std::max<int64_t>(1, kElementsPerThread / args.map.elements());
+    std::atomic<int64_t> kept{0};
+    at::parallel_for(0, args.map.planes(), grain,
+                     [&](int64_t begin, int64_t end) { kept += family.block_masks(args, begin, end); });
+    *args.kept += kept;
   }
 };
 

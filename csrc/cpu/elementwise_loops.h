@@ -1,203 +1,212 @@
-// The CPU loops of every elementwise operation: rows, and tiles where the mask runs across the memory order.
+// The CPU loops of every elementwise operation: runs, and tiles where the mask runs across the memory order.
 //
-// The work of a call is a number of items, so that threads can share it: a stretch of a row (kStretch elements), or a
-// tile. Both come down to `batch`: 64 elements and their 64 keep bits, through the pipeline. A shorter batch, and one
-// whose operands are strided, is the same function on a copy of the elements.
+// The work of a call is a number of items, so that threads can share it: a stretch of a run (kStretch elements), or a
+// tile. Both come down to batches of 64 elements (batches.h) and the decisions about them (decisions.h).
 #pragma once
 
 #include <algorithm>
 #include <utility>
 
-#include "../core/elementwise.h"
-#include "elementwise.h"
-#include "simd.h"
+#include "batches.h"
 
 namespace fused_dropout {
 
-static_assert(kTileAlong == kBatch, "a tile is as high as a word of keep bits is wide");
-
 template <class Isa, class Pipeline, class T>
-class ElementwiseLoops {
-  using C = Compute<T>;
-  using V = Vec<Isa, C>;
-  static constexpr int kInputs = Pipeline::kInputs;
+class ElementwiseLoops : Batches<Isa, Pipeline, T> {
+  using Base = Batches<Isa, Pipeline, T>;
+  using Base::advance;
+  using Base::batch;
+  using Base::decisions_;
+  using Base::layout_;
+  using Base::pipeline_;
+  using Base::pointers;
+  using Base::take;
+  using Base::unit_;
+  using typename Base::Batch;
+  using typename Base::Decisions;
+  using typename Base::Pointers;
+  using Maker = typename Decisions::Maker;
 
  public:
-  explicit ElementwiseLoops(const ElementwiseArgs& args)
-      : args_(args),
-        layout_(args.layout),
-        pipeline_(args.p.load(), args.gain),
-        unit_(layout_.unit_inner_strides()),
-        keep_(Mask(args.state.load(), args.p.load())) {}
+  explicit ElementwiseLoops(const ElementwiseArgs& args) : Base(args) {
+    if (layout_.flat > 1) {
+      next_row_ = layout_.mask_stride[1] - static_cast<uint64_t>(layout_.size[0]) * layout_.mask_stride[0];
+    }
+    for (int d = 1; d <= layout_.flat && d < layout_.ndim; ++d) {
+      shared_ = shared_ || (layout_.mask_stride[d] == 0 && Decisions::kRemembered > 0);
+    }
+  }
 
   void run(int64_t begin, int64_t end) {
-    if (is_tiled(layout_)) {
-      for (int64_t i = begin; i < end; ++i) tile(i);
-    } else {
-      rows(begin, end);
-    }
+    for (int64_t i = begin; i < end; ++i) is_tiled(layout_) ? tile(i) : stretch(i);
   }
 
  private:
-  struct Pointers {
-    T* y;
-    const T* x[kMaxInputs];
-  };
+  void stretch(int64_t item) {
+    const int64_t sharers = repeats(layout_), stretches = pieces(layout_.run(), kStretch);
+    const int64_t sharer = item % sharers, from = item / sharers % stretches * kStretch;
+    Offsets at = layout_.at(item / sharers / stretches * sharers + sharer, layout_.flat);
+    const MaskPlace mask = layout_.mask_at(at.mask_index, from);
+    for (int k = 0; k <= Pipeline::kInputs; ++k) at.operand[k] += from * layout_.stride[k][0];
 
-  Pointers pointers(const Offsets& at) const {
-    Pointers p{static_cast<T*>(args_.output) + at.operand[0], {}};
-    for (int k = 0; k < kInputs; ++k) p.x[k] = static_cast<const T*>(args_.inputs[k]) + at.operand[k + 1];
-    return p;
+    int64_t rest = from;
+    for (int d = 0; d < layout_.flat; ++d) coordinate_[d] = Layout::take(rest, layout_.size[d]);
+    rows(pointers(at), mask, std::min(kStretch, layout_.run() - from));
   }
 
-  // One register: the elements from `i` on, and their keep bits.
-  template <size_t... K>
-  static FD_HOST_DEVICE V lanes(const Pipeline& pipeline, uint64_t bits, const Pointers& at, int64_t i,
-                                std::index_sequence<K...>) {
-    if constexpr (sizeof...(K) == 0) {
-      return pipeline(V::keep(bits), V(C(0)));
-    } else {
-      return pipeline(V::keep(bits), V::load(at.x[K] + i)...);
+  // Goes through the rows of a run: whole batches within a row, and batches that are put together from several.
+  void rows(Pointers at, MaskPlace mask, int64_t n) {
+    while (n > 0) {
+      const int64_t left = std::min(n, mask.left);
+      int64_t done;
+      if (left >= kBatch) {
+        done = row(at, mask.index, left);
+        move(mask, done);
+      } else {
+        Batch decided{};
+        for (done = 0; done < std::min<int64_t>(kBatch, n);) {
+          const int count = static_cast<int>(std::min({kBatch - done, n - done, mask.left}));
+          decisions_.put(decided, static_cast<int>(done), mask.index, layout_.mask_stride[0], count);
+          move(mask, count);
+          done += count;
+        }
+        take(decided, at, done);
+      }
+      n -= done;
     }
   }
 
-  // 64 elements from `i` on, all operands contiguous.
-  static FD_HOST_DEVICE void batch(const Pipeline& pipeline, uint64_t bits, const Pointers& at, int64_t i) {
-    constexpr std::make_index_sequence<kInputs> inputs;
-#pragma GCC unroll 16
-    for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) {
-      const V first = lanes(pipeline, bits >> lane, at, i + lane, inputs);
-      const V second = lanes(pipeline, bits >> (lane + V::kLanes), at, i + lane + V::kLanes, inputs);
-      V::store(first, second, at.y + i + lane);
+  // Moves on by `count` elements, at most to the row's end and so to the next row's beginning.
+  FD_HOST_DEVICE void move(MaskPlace& mask, int64_t count) {
+    mask.index += static_cast<uint64_t>(count) * layout_.mask_stride[0];
+    mask.left -= count;
+    if (mask.left > 0) return;
+    mask.left = layout_.size[0];
+    mask.index += next_row_;
+    if (layout_.flat > 1 && __builtin_expect(++coordinate_[1] == layout_.size[1], 0)) carry(mask.index);
+  }
+
+  // From the row behind the last one of dimension 1 to the first one of the next.
+  __attribute__((noinline)) void carry(uint64_t& index) {
+    for (int d = 1; d < layout_.flat && coordinate_[d] == layout_.size[d]; ++d) {
+      coordinate_[d] = 0;
+      index -= static_cast<uint64_t>(layout_.size[d]) * layout_.mask_stride[d];
+      if (d + 1 == layout_.flat) break;
+      ++coordinate_[d + 1];
+      index += layout_.mask_stride[d + 1];
     }
   }
 
-  // Up to 64 elements of any stride: gathered, computed by the same function, scattered.
-  __attribute__((noinline)) void partial_batch(uint64_t bits, const Pointers& at, int64_t count) const {
-    alignas(64) T copy[kInputs + 1][kBatch] = {};
-    Pointers copies{copy[0], {}};
-    for (int k = 0; k < kInputs; ++k) {
-      const int64_t stride = layout_.stride[k + 1][0];
-      for (int64_t i = 0; i < count; ++i) copy[k + 1][i] = at.x[k][i * stride];
-      copies.x[k] = copy[k + 1];
+  // The first `n` elements of what is left of a row, at least 64, or a part of them; returns how many it took.
+  FD_HOST_DEVICE int64_t row(Pointers& at, uint64_t mask_index, int64_t n) {
+    const uint64_t mask_stride = layout_.mask_stride[0];
+    int64_t done = 0;
+    if (unit_ && mask_stride == 1 && !shared_ && n >= Maker::kMade && same_high_half(mask_index / kGroup, n)) {
+      const int64_t skip = static_cast<int64_t>(-mask_index % kGroup);
+      if (skip == 0) {
+        done = linear_batches(at, mask_index, n);
+        advance(at, done);
+        return done;
+      }
+      Batch decided{};
+      decisions_.put(decided, 0, mask_index, 1, static_cast<int>(skip));
+      take(decided, at, skip);
+      return skip;
     }
-    batch(pipeline_, bits, copies, 0);
-    for (int64_t i = 0; i < count; ++i) at.y[i * layout_.stride[0][0]] = copy[0][i];
-  }
-
-  // Takes `count` elements of dimension 0 and moves on behind them.
-  FD_HOST_DEVICE void take(uint64_t bits, Pointers& at, int64_t count) const {
-    if (unit_ && count == kBatch) {
-      batch(pipeline_, bits, at, 0);
-    } else {
-      partial_batch(bits, at, count);
+    if (mask_stride == 0) {
+      Batch decided{};
+      decisions_.put(decided, 0, mask_index, 0, kBatch);
+      if (unit_ && Decisions::drops_all(decided) && !reads_dropped<Pipeline>) {
+        for (; done + kBatch <= n; done += kBatch) Base::template batch<false>(pipeline_, decided, at, done);
+        advance(at, done);
+      } else {
+        for (; done + kBatch <= n; done += kBatch) take(decided, at, kBatch);
+      }
+      return done;
     }
-    advance(at, count);
-  }
-
-  FD_HOST_DEVICE void advance(Pointers& at, int64_t count) const {
-    at.y += count * layout_.stride[0][0];
-    for (int k = 0; k < kInputs; ++k) at.x[k] += count * layout_.stride[k + 1][0];
-  }
-
-  void rows(int64_t begin, int64_t end) {
-    const int64_t stretches = stretches_in_row(layout_);
-    for (int64_t i = begin; i < end; ++i) {
-      Offsets at = layout_.at(i / stretches);
-      const int64_t from = i % stretches * kStretch;
-      layout_.step(at, 0, from);
-      row(pointers(at), at.mask_index, std::min(kStretch, layout_.size[0] - from));
+    for (; done + kBatch <= n; done += kBatch) {
+      Batch decided{};
+      decisions_.put(decided, 0, mask_index + static_cast<uint64_t>(done) * mask_stride, mask_stride, kBatch);
+      take(decided, at, kBatch);
     }
+    return done;
   }
 
   // The loop where the time goes: contiguous operands and mask, the mask aligned to its groups.
   int64_t linear_batches(const Pointers& at, uint64_t mask_index, int64_t n) const {
-    const KeepBits<Isa> keep = keep_;  // copies, which stores to y cannot change, so that they stay in registers
+    const Maker maker = decisions_.maker;  // copies, which stores to y cannot change, so that they stay in registers
     const Pipeline pipeline = pipeline_;
-    constexpr int kMade = KeepBits<Isa>::kMade;
     const uint64_t group = mask_index / kGroup, high = group >> 32;
     int64_t i = 0;
-    for (; i + kMade <= n; i += kMade) {
-      uint64_t bits[Isa::kWords];
-      keep.make(group + static_cast<uint64_t>(i) / kGroup, high, bits);
+    for (; i + Maker::kMade <= n; i += Maker::kMade) {
+      Batch made[Isa::kWords];
+      maker.make(group + static_cast<uint64_t>(i) / kGroup, high, made);
 #pragma GCC unroll 4
-      for (int w = 0; w < Isa::kWords; ++w) batch(pipeline, bits[w], at, i + w * kBatch);
+      for (int w = 0; w < Isa::kWords; ++w) batch(pipeline, made[w], at, i + w * kBatch);
     }
     return i;
   }
 
-  void row(Pointers at, uint64_t mask_index, int64_t n) {
-    const uint64_t mask_stride = layout_.mask_stride[0];
-    while (n > 0) {
-      if (unit_ && mask_stride == 1 && mask_index % kGroup == 0 && n >= KeepBits<Isa>::kMade &&
-          KeepBits<Isa>::same_high_half(mask_index / kGroup, n)) {
-        const int64_t done = linear_batches(at, mask_index, n);
-        advance(at, done);
-        mask_index += static_cast<uint64_t>(done);
-        n -= done;
-        continue;
-      }
-      int64_t count = kBatch;
-      uint64_t bits = 0;
-      if (mask_stride == 1) {
-        bits = keep_.from(mask_index, count);
-      } else if (mask_stride == 0) {
-        bits = keep_.one(mask_index) ? ~uint64_t{0} : 0;
-      } else {
-        for (int i = 0; i < std::min<int64_t>(kBatch, n); ++i) {
-          bits |= static_cast<uint64_t>(keep_.one(mask_index + static_cast<uint64_t>(i) * mask_stride)) << i;
-        }
-      }
-      count = std::min(count, n);
-      take(bits, at, count);
-      mask_index += static_cast<uint64_t>(count) * mask_stride;
-      n -= count;
-    }
-  }
-
-  // Dimension 1 is where mask indices are neighbours, dimension 0 where memory is: the keep bits of 64 by 64 elements
-  // are made along the one and transposed to be used along the other.
+  // Dimension 1 is where mask indices are neighbours, dimension 0 where memory is.
   void tile(int64_t item) {
-    const int64_t across = (layout_.size[0] + kTileAcross - 1) / kTileAcross;
-    const int64_t along = (layout_.size[1] + kTileAlong - 1) / kTileAlong;
+    const int64_t across = pieces(layout_.size[0], kTileAcross), along = pieces(layout_.size[1], kTileAlong);
     const int64_t p0 = item % across * kTileAcross, q0 = item / across % along * kTileAlong;
     Offsets at = layout_.at(item / across / along, 2);
     layout_.step(at, 0, p0);
     layout_.step(at, 1, q0);
     const int64_t np = std::min(kTileAcross, layout_.size[0] - p0), nq = std::min(kTileAlong, layout_.size[1] - q0);
-
-    uint64_t bits[kTileAcross / kBatch][kBatch];
-    for (int64_t p = 0; p < np; p += kBatch) {
-      uint64_t* rows = bits[p / kBatch];
-      for (int64_t i = 0; i < kBatch; ++i) {
-        rows[i] =
-            p + i < np ? keep_.all_from(at.mask_index + static_cast<uint64_t>(p + i) * layout_.mask_stride[0]) : 0;
-      }
-      transpose(rows);
+    for (int64_t p = 0; p < np; p += Decisions::kAcross, layout_.step(at, 0, Decisions::kAcross)) {
+      part_of_tile(at, std::min<int64_t>(Decisions::kAcross, np - p), nq);
     }
+  }
+
+  // Decisions are made along the one dimension and transposed, 64 by 64, to be used along the other.
+  void part_of_tile(Offsets at, int64_t np, int64_t nq) {
+    static_assert(kTileAlong <= 2 * kBatch, "two squares a row");
+    Batch made[Decisions::kAcross / kBatch][2][kBatch];
+    for (int64_t p = 0; p < np; p += kBatch) {
+      Batch(&square)[2][kBatch] = made[p / kBatch];
+      for (int64_t i = 0; i < kBatch; ++i) {
+        const uint64_t index = at.mask_index + static_cast<uint64_t>(p + i) * layout_.mask_stride[0];
+        if (p + i < np) {
+          decisions_.put_along({&square[0][i], &square[1][i]}, index, nq);
+        } else {
+          square[0][i] = square[1][i] = {};
+        }
+      }
+      for (int64_t q = 0; q < nq; q += kBatch) Decisions::transpose(square[q / kBatch]);
+    }
+    if (np < kBatch && np == layout_.size[0] && layout_.flat > 1) return narrow(made[0], pointers(at), nq);
     for (int64_t q = 0; q < nq; ++q, layout_.step(at, 1, 1)) {
       Pointers run = pointers(at);
-      for (int64_t p = 0; p < np; p += kBatch) take(bits[p / kBatch][q], run, std::min<int64_t>(kBatch, np - p));
-    }
-  }
-
-  // A 64 by 64 bit matrix (Warren, "Hacker's Delight", section 7-3): bit j of word i becomes bit i of word j.
-  static void transpose(uint64_t* m) {
-    uint64_t mask = 0x00000000ffffffffu;
-    for (int size = 32; size != 0; size >>= 1, mask ^= mask << size) {
-      for (int i = 0; i < kBatch; i = (i + size + 1) & ~size) {
-        const uint64_t swapped = ((m[i] >> size) ^ m[i + size]) & mask;
-        m[i] ^= swapped << size;
-        m[i + size] ^= swapped;
+      for (int64_t p = 0; p < np; p += kBatch) {
+        take(made[p / kBatch][q / kBatch][q % kBatch], run, std::min<int64_t>(kBatch, np - p));
       }
     }
   }
 
-  const ElementwiseArgs& args_;
-  const Layout& layout_;
-  Pipeline pipeline_;
-  bool unit_;
-  KeepBits<Isa> keep_;
+  // Dimension 0 is shorter than a batch, and dimension 1 continues it: batches are put together across.
+  void narrow(const Batch (&square)[2][kBatch], Pointers at, int64_t nq) {
+    const int np = static_cast<int>(layout_.size[0]);
+    Batch decided{};
+    int filled = 0;
+    for (int64_t q = 0; q < nq; ++q) {
+      const Batch& from = square[q / kBatch][q % kBatch];
+      const int first = std::min(np, kBatch - filled);
+      Decisions::copy(from, 0, decided, filled, first);
+      filled += first;
+      if (filled < kBatch) continue;
+      take(decided, at, kBatch);
+      decided = {};
+      filled = np - first;
+      if (filled > 0) Decisions::copy(from, first, decided, 0, filled);
+    }
+    if (filled > 0) take(decided, at, filled);
+  }
+
+  bool shared_ = false;           // rows of one mask follow each other
+  uint64_t next_row_ = 0;         // of mask indices, from behind a row to the beginning of the next
+  int64_t coordinate_[kMaxDims];  // of the row, within the run
 };
 
 template <class Isa>
@@ -209,5 +218,10 @@ struct RunElementwise {
     ElementwiseLoops<Isa, Pipeline, T>(args).run(begin, end);
   }
 };
+
+template <class Isa>
+void run_elementwise(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, int64_t begin, int64_t end) {
+  visit_elementwise(pipeline, dtype, RunElementwise<Isa>{args, begin, end});
+}
 
 }  // namespace fused_dropout

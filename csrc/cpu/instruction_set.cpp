@@ -11,7 +11,7 @@ namespace {
 struct InstructionSet {
   const char* name;
   bool (*available)();
-  ElementwiseFunction elementwise;
+  const Kernels* kernels;
 };
 
 #if defined(__x86_64__)
@@ -23,13 +23,13 @@ bool has_avx512() {
 
 const InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }, elementwise_avx512_bf16},
-    {"avx512", has_avx512, elementwise_avx512},
+    {"avx512_bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }, &kernels_avx512_bf16},
+    {"avx512", has_avx512, &kernels_avx512},
     {"avx2",
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"); },
-     elementwise_avx2},
+     &kernels_avx2},
 #endif
-    {"portable", [] { return true; }, elementwise_portable},
+    {"portable", [] { return true; }, &kernels_portable},
 };
 
 const InstructionSet* find(const std::string& name) {
@@ -61,6 +61,6 @@ std::vector<std::string> available_instruction_sets() {
 
 std::string instruction_set() { return active().load(std::memory_order_relaxed)->name; }
 void use_instruction_set(const std::string& name) { active().store(find(name), std::memory_order_relaxed); }
-ElementwiseFunction elementwise_function() { return active().load(std::memory_order_relaxed)->elementwise; }
+const Kernels& kernels() { return *active().load(std::memory_order_relaxed)->kernels; }
 
 }  // namespace fused_dropout

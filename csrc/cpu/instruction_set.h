@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "elementwise.h"
+#include "kernels.h"
 
 namespace fused_dropout {
 
@@ -16,6 +16,6 @@ std::vector<std::string> available_instruction_sets();
 std::string instruction_set();
 void use_instruction_set(const std::string& name);
 
-ElementwiseFunction elementwise_function();
+const Kernels& kernels();
 
 }  // namespace fused_dropout

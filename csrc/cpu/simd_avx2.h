@@ -60,6 +60,14 @@ struct Avx2 : VectorKeep<32> {
     return h;
   }
 
+  static FD_HOST_DEVICE void store_halves(const Halves& h, uint16_t* p) {
+    for (int i = 0; i < 2; ++i, p += kBatch / 2) {
+      __m256i* const to = reinterpret_cast<__m256i*>(p);
+      _mm256_storeu_si256(to, _mm256_permute2x128_si256(h.even[i], h.odd[i], 0x20));
+      _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(h.even[i], h.odd[i], 0x31));
+    }
+  }
+
   // A bit an element. Packing interleaves the 128-bit halves of both, which puts the groups into their order.
   template <class Compare>
   static FD_HOST_DEVICE uint64_t bits(const Halves& h, const Compare& compare) {

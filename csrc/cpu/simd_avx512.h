@@ -76,6 +76,13 @@ struct Avx512 {
     return h;
   }
 
+  static FD_HOST_DEVICE void store_halves(const Halves& h, uint16_t* p) {
+    for (int w = 0; w < kWords; ++w) {
+      _mm512_storeu_si512(p + kBatch * w, h.low[w]);
+      _mm512_storeu_si512(p + kBatch * w + kBatch / 2, h.high[w]);
+    }
+  }
+
   static FD_HOST_DEVICE __m512i everywhere16(uint32_t x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
 
   static FD_HOST_DEVICE void at_least(const Halves& h, uint32_t threshold, uint64_t (&keep)[kWords]) {

@@ -22,6 +22,8 @@ struct Portable : VectorKeep<16> {
     return h;
   }
 
+  static FD_HOST_DEVICE void store_halves(const Halves& h, uint16_t* p) { std::memcpy(p, h.half, sizeof(h.half)); }
+
   template <class Compare>
   static FD_HOST_DEVICE uint64_t bits(const Halves& h, const Compare& compare) {
     uint64_t bits = 0;

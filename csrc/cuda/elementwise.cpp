@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "../elementwise_ops.h"
+#include "block.h"
 
 namespace fused_dropout {
 namespace {
@@ -33,6 +34,12 @@ struct CudaBackend {
 
   static void run(PipelineId pipeline, DType dtype, const ElementwiseArgs& args) {
     C10_CUDA_CHECK(launch_elementwise(pipeline, dtype, args, at::cuda::getCurrentCUDAStream()));
+  }
+
+  static constexpr bool kStoresSeeds = true;
+
+  static void make_blocks(const BlockArgs& args) {
+    C10_CUDA_CHECK(launch_blocks(args, at::cuda::getCurrentCUDAStream()));
   }
 };
 

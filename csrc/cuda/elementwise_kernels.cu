@@ -1,4 +1,4 @@
-// The GPU kernels of every elementwise operation: one for operands and mask that are a single run, one for any strides.
+// The GPU kernels of every elementwise operation: one for operands and mask that are a single row, one for any strides.
 //
 // Nothing depends on the grid: an element finds its mask index, the index its Philox block. Both kernels work in octets
 // of 8 elements, which one Philox block decides where the mask is aligned to it (two where it is not).
@@ -93,11 +93,12 @@ struct StridedArgs {
   Common<Pipeline> common;
   Operands<Pipeline, T> operands;
   Layout layout;
-  int64_t octets_in_row;
-  bool vectors;  // inner strides are 1, and every row of every operand starts at a multiple of 16 bytes
+  const uint64_t* keep_bits;
+  int64_t octets_in_run;
+  bool vectors;  // inner strides are 1, and every run of every operand starts at a multiple of 16 bytes
 };
 
-// A thread takes 8 neighbours along the innermost dimension.
+// A thread takes 8 neighbours of a run.
 template <class Pipeline, class T>
 __global__ void __launch_bounds__(kThreads, kStridedBlocks)
     strided_kernel(const __grid_constant__ StridedArgs<Pipeline, T> a) {
@@ -108,41 +109,53 @@ __global__ void __launch_bounds__(kThreads, kStridedBlocks)
   const Layout& layout = a.layout;
 
   const int64_t octet = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t row = octet / a.octets_in_row;
-  if (row >= layout.rows()) return;
-  const int64_t column = (octet - row * a.octets_in_row) * kGroup;
-  Offsets at = layout.at(row);
-  layout.step(at, 0, column);
-  const int64_t left = layout.size[0] - column;
+  const int64_t run = octet / a.octets_in_run;
+  if (run >= layout.runs()) return;
+  const int64_t from = (octet - run * a.octets_in_run) * kGroup, left = layout.run() - from;
   const int count = static_cast<int>(left < kGroup ? left : kGroup);
+  const Offsets at = layout.at(run, layout.flat);
 
-  const uint64_t mask_stride = layout.mask_stride[0];
-  uint32_t bits = 0;
-  if (mask_stride == 1) {
-    bits = keep_octet(mask, at.mask_index);
-  } else if (mask_stride == 0) {
-    bits = mask.keep(at.mask_index) ? 0xffu : 0u;
-  } else {
-    for (int i = 0; i < count; ++i) {
-      bits |= static_cast<uint32_t>(mask.keep(at.mask_index + static_cast<uint64_t>(i) * mask_stride)) << i;
-    }
-  }
-
-  const auto run = [&](auto width, int first) {
+  const auto access = [&](auto width, int first, auto decisions) {
     constexpr int N = decltype(width)::value;
     Packed<T, N> x[kInputs + 1], y;
 #pragma unroll
     for (int k = 0; k < kInputs; ++k) {
-      x[k] = load<N>(a.operands.x[k] + at.operand[k + 1] + first * layout.stride[k + 1][0]);
+      x[k] = load<N>(a.operands.x[k] + at.operand[k + 1] + (from + first) * layout.stride[k + 1][0]);
     }
-    compute<N>(pipeline, bits >> first, x, y, Inputs{});
-    store(a.operands.y + at.operand[0] + first * layout.stride[0][0], y);
+    compute<N>(pipeline, decisions, x, y, Inputs{});
+    store(a.operands.y + at.operand[0] + (from + first) * layout.stride[0][0], y);
   };
-  if (a.vectors && count == kGroup) {
+  using Vector = std::integral_constant<int, kVector<T>>;
+  using One = std::integral_constant<int, 1>;
+
+  if constexpr (Pipeline::kNoise == Noise::kNormal) {
+    const MaskPlace place = layout.mask_at(at.mask_index, from);
+    const bool group = layout.mask_stride[0] == 1 && place.index % kGroup == 0 && place.left >= kGroup;
+    if (a.vectors && count == kGroup && group) {
+      Compute<T> z[kGroup];
+      normal_group(mask, place.index / kGroup, z);
 #pragma unroll
-    for (int i = 0; i < kGroup; i += kVector<T>) run(std::integral_constant<int, kVector<T>>{}, i);
+      for (int i = 0; i < kGroup; i += kVector<T>) access(Vector{}, i, z + i);
+    } else {
+      for (int i = 0; i < count; ++i) {
+        const Compute<T> z =
+            normal_one<Compute<T>>(mask.seed, mask.step, layout.mask_at(at.mask_index, from + i).index);
+        access(One{}, i, &z);
+      }
+    }
   } else {
-    for (int i = 0; i < count; ++i) run(std::integral_constant<int, 1>{}, i);
+    uint32_t bits;
+    if constexpr (Pipeline::kNoise == Noise::kStored) {
+      bits = keep_in_run(StoredMask{a.keep_bits}, layout, at.mask_index, from, count);
+    } else {
+      bits = keep_in_run(mask, layout, at.mask_index, from, count);
+    }
+    if (a.vectors && count == kGroup) {
+#pragma unroll
+      for (int i = 0; i < kGroup; i += kVector<T>) access(Vector{}, i, bits >> i);
+    } else {
+      for (int i = 0; i < count; ++i) access(One{}, i, bits >> i);
+    }
   }
 }
 
@@ -156,7 +169,7 @@ __global__ void write_state_kernel(WriteStateArgs a) { load_state(a.source, a.st
 template <class T>
 bool aligned(const void* p, const Layout& l, int k) {
   bool all = reinterpret_cast<uintptr_t>(p) % (sizeof(T) * kVector<T>) == 0;
-  for (int d = 1; d < l.ndim; ++d) all = all && l.stride[k][d] % kVector<T> == 0;
+  for (int d = l.flat; d < l.ndim; ++d) all = all && l.stride[k][d] % kVector<T> == 0;
   return all;
 }
 
@@ -174,13 +187,16 @@ struct Launch {
       operands.x[k] = static_cast<const T*>(args.inputs[k]);
       vectors = vectors && aligned<T>(args.inputs[k], layout, k + 1);
     }
-    const int64_t octets = (layout.size[0] + kGroup - 1) / kGroup;
-    if (layout.linear()) {
-      const LinearArgs<Pipeline, T> a{common, operands, layout.size[0], layout.mask_base};
-      return launch(vectors ? linear_kernel<Pipeline, T, true> : linear_kernel<Pipeline, T, false>, a, octets, stream);
+    const int64_t octets = (layout.run() + kGroup - 1) / kGroup;
+    if constexpr (Pipeline::kNoise == Noise::kBernoulli) {
+      if (layout.linear()) {
+        const LinearArgs<Pipeline, T> a{common, operands, layout.size[0], layout.mask_base};
+        return launch(vectors ? linear_kernel<Pipeline, T, true> : linear_kernel<Pipeline, T, false>, a, octets,
+                      stream);
+      }
     }
-    const StridedArgs<Pipeline, T> a{common, operands, layout, octets, vectors};
-    return launch(strided_kernel<Pipeline, T>, a, layout.rows() * octets, stream);
+    const StridedArgs<Pipeline, T> a{common, operands, layout, args.keep_bits, octets, vectors};
+    return launch(strided_kernel<Pipeline, T>, a, layout.runs() * octets, stream);
   }
 };
 

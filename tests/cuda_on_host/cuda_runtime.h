@@ -106,6 +106,9 @@ inline uint32_t __shfl_sync(unsigned, uint32_t value, int from) {
   return cuda_on_host::shuffle(value, static_cast<unsigned>(from));
 }
 
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
+inline void atomicAdd(unsigned long long* p, unsigned long long by) { *p += by; }
+
 template <class Word>
 inline void __stwb(Word* p, Word value) {
   *p = value;

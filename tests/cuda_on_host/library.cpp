@@ -1,6 +1,7 @@
 // The kernels of csrc/cuda behind plain C functions, for tests to call with ctypes.
 // No torch, no GPU: g++ compiles it in seconds.
 #include "../../csrc/core/layout.cpp"
+#include "../../csrc/cuda/block_kernels.cu"
 #include "../../csrc/cuda/elementwise_kernels.cu"
 
 using namespace fused_dropout;
@@ -9,8 +10,8 @@ using namespace fused_dropout;
 extern "C" void run_on_cuda(int pipeline, int dtype, void* output, const void* const* inputs, int operands, int ndim,
                             const int64_t* sizes, const int64_t* strides, const uint64_t* mask_strides,
                             uint64_t mask_base, uint64_t seed, uint64_t offset, const int64_t* state_ptr, double p,
-                            const double* p_ptr, int64_t gain, int64_t* state_out, uint64_t first_block,
-                            uint64_t last_block) {
+                            const double* p_ptr, int64_t gain, int64_t* state_out, const uint64_t* keep_bits,
+                            uint64_t first_block, uint64_t last_block) {
   ElementwiseArgs args;
   const int64_t* each[kMaxOperands] = {};
   for (int k = 0; k < operands; ++k) each[k] = strides + k * ndim;
@@ -22,9 +23,21 @@ extern "C" void run_on_cuda(int pipeline, int dtype, void* output, const void* c
   args.state_out = state_out;
   args.p = {p_ptr, Probability::of(p)};
   args.gain = static_cast<Gain>(gain);
+  args.keep_bits = keep_bits;
   cuda_on_host::first_block = first_block;
   cuda_on_host::last_block = last_block;
   launch_elementwise(static_cast<PipelineId>(pipeline), static_cast<DType>(dtype), args, nullptr);
+}
+
+// `map` holds the numbers of a BlockMap in their order.
+extern "C" void run_blocks_on_cuda(const int64_t* map, uint64_t seed, uint64_t offset, double p, uint64_t* seed_bits,
+                                   uint64_t* keep_bits, int64_t* kept) {
+  BlockArgs args{{}, {nullptr, nullptr, seed, offset}, {nullptr, Probability::of(p)}, seed_bits, keep_bits, kept};
+  static_assert(sizeof(BlockMap) == 13 * sizeof(int64_t), "13 numbers");
+  std::memcpy(&args.map, map, sizeof(BlockMap));
+  cuda_on_host::first_block = 0;
+  cuda_on_host::last_block = UINT64_MAX;
+  launch_blocks(args, nullptr);
 }
 
 extern "C" void write_state_on_cuda(uint64_t seed, uint64_t offset, int64_t* state) {

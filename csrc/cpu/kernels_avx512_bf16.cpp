@@ -1,5 +1,5 @@
-// The elementwise loops of bfloat16 for machines with AVX-512 F, BW, DQ, VL and BF16; the other types are those of
-// elementwise_avx512.cpp, which also says why the headers come in this order.
+// The kernels of bfloat16 for machines with AVX-512 F, BW, DQ, VL and BF16; the other types are those of
+// kernels_avx512.cpp, which also says why the headers come in this order.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cmath>
@@ -7,6 +7,7 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                        \
@@ -21,7 +22,9 @@
 
 #include <immintrin.h>
 
+#include "block_loops.h"
 #include "elementwise_loops.h"
+#include "kernels.h"
 #include "simd_avx512_bf16.h"
 
 namespace fused_dropout {
@@ -39,17 +42,18 @@ struct Run {
     if constexpr (std::is_same_v<T, BFloat16>) {
       ElementwiseLoops<Avx512Bf16, Pipeline, T>(args).run(begin, end);
     } else {
-      elementwise_avx512(pipeline, dtype, args, begin, end);
+      kernels_avx512.elementwise(pipeline, dtype, args, begin, end);
     }
   }
 };
 
-}  // namespace
-
-void elementwise_avx512_bf16(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, int64_t begin,
-                             int64_t end) {
+void elementwise(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, int64_t begin, int64_t end) {
   visit_elementwise(pipeline, dtype, Run{pipeline, dtype, args, begin, end});
 }
+
+}  // namespace
+
+const Kernels kernels_avx512_bf16{elementwise, block_masks<Avx512Bf16>};
 
 }  // namespace fused_dropout
 

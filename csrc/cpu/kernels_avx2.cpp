@@ -1,4 +1,4 @@
-// The elementwise loops for machines with AVX2 and F16C. The standard headers come before the target pragma, so that
+// The kernels for machines with AVX2 and F16C. The standard headers come before the target pragma, so that
 // what they leave out of line runs on every machine; everything of ours comes after it.
 #if defined(__x86_64__)
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx,avx2,f16c,bmi,bmi2"))), apply_to = function)
@@ -16,14 +17,14 @@
 
 #include <immintrin.h>
 
+#include "block_loops.h"
 #include "elementwise_loops.h"
+#include "kernels.h"
 #include "simd_avx2.h"
 
 namespace fused_dropout {
 
-void elementwise_avx2(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, int64_t begin, int64_t end) {
-  visit_elementwise(pipeline, dtype, RunElementwise<Avx2>{args, begin, end});
-}
+const Kernels kernels_avx2{run_elementwise<Avx2>, block_masks<Avx2>};
 
 }  // namespace fused_dropout
 

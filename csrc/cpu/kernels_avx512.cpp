@@ -1,4 +1,4 @@
-// The elementwise loops for machines with AVX-512 F, BW, DQ and VL. The standard headers come before the target pragma,
+// The kernels for machines with AVX-512 F, BW, DQ and VL. The standard headers come before the target pragma,
 // so that what they leave out of line runs on every machine; everything of ours comes after it.
 #if defined(__x86_64__)
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx,avx2,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), \
@@ -20,14 +21,14 @@
 
 #include <immintrin.h>
 
+#include "block_loops.h"
 #include "elementwise_loops.h"
+#include "kernels.h"
 #include "simd_avx512.h"
 
 namespace fused_dropout {
 
-void elementwise_avx512(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, int64_t begin, int64_t end) {
-  visit_elementwise(pipeline, dtype, RunElementwise<Avx512>{args, begin, end});
-}
+const Kernels kernels_avx512{run_elementwise<Avx512>, block_masks<Avx512>};
 
 }  // namespace fused_dropout
 

@@ -1,0 +1,100 @@
+// Sixty-four elements at a time: what the loops of every elementwise operation come down to.
+//
+// `batch` takes 64 elements and the decisions about them through the pipeline. A shorter batch, and one whose operands
+// are strided, is the same function on a copy of the elements.
+#pragma once
+
+#include <utility>
+
+#include "decisions.h"
+
+namespace fused_dropout {
+
+template <class Isa, class Pipeline, class T>
+class Batches {
+ protected:
+  using C = Compute<T>;
+  using V = Vec<Isa, C>;
+  using Decisions = typename DecisionsOf<Isa, C, Pipeline::kNoise>::type;
+  using Batch = typename Decisions::Batch;
+  static constexpr int kInputs = Pipeline::kInputs;
+
+  explicit Batches(const ElementwiseArgs& args)
+      : args_(args),
+        layout_(args.layout),
+        pipeline_(args.p.load(), args.gain),
+        unit_(layout_.unit_inner_strides()),
+        decisions_(args) {}
+
+  struct Pointers {
+    T* y;
+    const T* x[kMaxInputs];
+  };
+
+  Pointers pointers(const Offsets& at) const {
+    Pointers p{static_cast<T*>(args_.output) + at.operand[0], {}};
+    for (int k = 0; k < kInputs; ++k) p.x[k] = static_cast<const T*>(args_.inputs[k]) + at.operand[k + 1];
+    return p;
+  }
+
+  // One register: the elements from `i` on, and the decisions about them.
+  template <bool kReadFirst, size_t... K>
+  static FD_HOST_DEVICE V lanes(const Pipeline& pipeline, const Batch& decisions, int lane, const Pointers& at,
+                                int64_t i, std::index_sequence<K...>) {
+    const auto decision = Decisions::template lanes<V>(decisions, lane);
+    if constexpr (sizeof...(K) == 0) {
+      return pipeline(decision, V(C(0)));
+    } else {
+      return pipeline(decision, (K > 0 || kReadFirst ? V::load(at.x[K] + i + lane) : V(C(0)))...);
+    }
+  }
+
+  // 64 elements from `i` on, all operands contiguous.
+  template <bool kReadFirst = true>
+  static FD_HOST_DEVICE void batch(const Pipeline& pipeline, const Batch& decisions, const Pointers& at, int64_t i) {
+    constexpr std::make_index_sequence<kInputs> inputs;
+#pragma GCC unroll 16
+    for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) {
+      const V first = lanes<kReadFirst>(pipeline, decisions, lane, at, i, inputs);
+      const V second = lanes<kReadFirst>(pipeline, decisions, lane + V::kLanes, at, i, inputs);
+      V::store(first, second, at.y + i + lane);
+    }
+  }
+
+  // Up to 64 elements of any stride: gathered, computed by the same function, scattered.
+  __attribute__((noinline)) void partial_batch(const Batch& decisions, const Pointers& at, int64_t count) const {
+    alignas(64) T copy[kInputs + 1][kBatch] = {};
+    Pointers copies{copy[0], {}};
+    for (int k = 0; k < kInputs; ++k) {
+      const int64_t stride = layout_.stride[k + 1][0];
+      for (int64_t i = 0; i < count; ++i) copy[k + 1][i] = at.x[k][i * stride];
+      copies.x[k] = copy[k + 1];
+    }
+    batch(pipeline_, decisions, copies, 0);
+    for (int64_t i = 0; i < count; ++i) at.y[i * layout_.stride[0][0]] = copy[0][i];
+  }
+
+  // Takes `count` elements of the run and moves on behind them. Out of line: the loop that has no time for a call is
+  // linear_batches.
+  __attribute__((noinline)) void take(const Batch& decisions, Pointers& at, int64_t count) const {
+    if (unit_ && count == kBatch) {
+      batch(pipeline_, decisions, at, 0);
+    } else {
+      partial_batch(decisions, at, count);
+    }
+    advance(at, count);
+  }
+
+  FD_HOST_DEVICE void advance(Pointers& at, int64_t count) const {
+    at.y += count * layout_.stride[0][0];
+    for (int k = 0; k < kInputs; ++k) at.x[k] += count * layout_.stride[k + 1][0];
+  }
+
+  const ElementwiseArgs& args_;
+  const Layout& layout_;
+  const Pipeline pipeline_;
+  const bool unit_;
+  Decisions decisions_;
+};
+
+}  // namespace fused_dropout

@@ -1,0 +1,204 @@
+// Decisions about 64 elements, wherever their mask indices lie: what the loops ask for.
+//
+// The last ones made are remembered: rows shorter than what is made at once, and rows that share their mask, find
+// theirs there.
+#pragma once
+
+#include <algorithm>
+
+#include "elementwise.h"
+#include "makers.h"
+
+namespace fused_dropout {
+
+// Keep bits. A Batch is a word of them.
+template <class MakerOfBits>
+class KeepDecisions {
+ public:
+  using Maker = MakerOfBits;
+  using Batch = uint64_t;
+  static constexpr int64_t kAcross = kTileAcross;
+  static constexpr int64_t kRemembered = kRememberedRow + 2 * Maker::kMade;  // elements: a row, and its ends
+
+  explicit KeepDecisions(const ElementwiseArgs& args) : maker(args) {}
+  explicit KeepDecisions(const Maker& maker) : maker(maker) {}
+
+  const Maker maker;
+
+  template <class V>
+  static FD_HOST_DEVICE auto lanes(const Batch& keep, int lane) {
+    return V::keep(keep >> lane);
+  }
+  static FD_HOST_DEVICE bool drops_all(const Batch& keep) { return keep == 0; }
+
+  // Adds the decisions about `count` elements, at least one, to those about `at` others.
+  FD_HOST_DEVICE void put(Batch& keep, int at, uint64_t mask_index, uint64_t mask_stride, int count) {
+    uint64_t bits = 0;
+    if (mask_stride == 1) {
+      bits = word(mask_index);
+    } else if (mask_stride == 0) {
+      bits = bit(mask_index) ? ~uint64_t{0} : 0;
+    } else {
+      for (int i = 0; i < count; ++i) {
+        bits |= static_cast<uint64_t>(maker.one(mask_index + static_cast<uint64_t>(i) * mask_stride)) << i;
+      }
+    }
+    copy(bits, 0, keep, at, count);
+  }
+
+  static FD_HOST_DEVICE void copy(const Batch& from, int from_at, Batch& to, int to_at, int count) {
+    to |= (from >> from_at & ~uint64_t{0} >> (kBatch - count)) << to_at;
+  }
+
+  // The decisions about up to kTileAlong elements, from any mask index on.
+  FD_HOST_DEVICE void put_along(Batch* const (&keep)[2], uint64_t mask_index, int64_t) {
+    static_assert(kTileAlong + kGroup <= 2 * kBatch, "wherever in a group they begin");
+    const uint64_t group = mask_index / kGroup, skip = mask_index % kGroup;
+    uint64_t made[2];
+    for (int w = 0; w < 2; w += Maker::kMade / kBatch) {
+      uint64_t some[Maker::kMade / kBatch];
+      make_any(group + static_cast<uint64_t>(w) * (kBatch / kGroup), some);
+      std::memcpy(made + w, some, sizeof(some));
+    }
+    *keep[0] = skip == 0 ? made[0] : made[0] >> skip | made[1] << (kBatch - skip);
+    *keep[1] = made[1] >> skip;
+  }
+
+  // A 64 by 64 bit matrix (Warren, "Hacker's Delight", section 7-3): bit j of word i becomes bit i of word j.
+  static void transpose(Batch* m) {
+    uint64_t mask = 0x00000000ffffffffu;
+    for (int size = 32; size != 0; size >>= 1, mask ^= mask << size) {
+      for (int i = 0; i < kBatch; i = (i + size + 1) & ~size) {
+        const uint64_t swapped = ((m[i] >> size) ^ m[i + size]) & mask;
+        m[i] ^= swapped << size;
+        m[i + size] ^= swapped;
+      }
+    }
+  }
+
+ private:
+  // 64 valid bits from any mask index on.
+  FD_HOST_DEVICE uint64_t word(uint64_t mask_index) {
+    if (__builtin_expect(!remembers(mask_index), 0)) remember(mask_index);
+    return bits_at(bits_, static_cast<int64_t>(mask_index - from_));
+  }
+
+  FD_HOST_DEVICE void make_any(uint64_t group, uint64_t (&keep)[Maker::kMade / kBatch]) const {
+    if (__builtin_expect(same_high_half(group, Maker::kMade), 1)) {
+      maker.make(group, group >> 32, keep);
+    } else {
+      maker.make_one_by_one(group, keep);
+    }
+  }
+
+  FD_HOST_DEVICE bool bit(uint64_t mask_index) {
+    if (__builtin_expect(mask_index - from_ >= made_, 0)) remember(mask_index);
+    const uint64_t at = mask_index - from_;
+    return bits_[at / kBatch] >> at % kBatch & 1;
+  }
+
+  FD_HOST_DEVICE bool remembers(uint64_t mask_index) const {
+    const uint64_t at = mask_index - from_;  // large, too, where it lies before
+    return at < made_ && made_ - at >= kBatch;
+  }
+
+  // Appends to what is remembered, or begins anew.
+  __attribute__((noinline)) void remember(uint64_t mask_index) {
+    const uint64_t at = mask_index - from_;
+    if (at > made_ || at + kBatch + Maker::kMade > kRemembered) {
+      from_ = mask_index & ~uint64_t{kGroup - 1};
+      made_ = 0;
+    }
+    for (; !remembers(mask_index); made_ += Maker::kMade) {
+      uint64_t keep[Maker::kMade / kBatch];
+      make_any((from_ + made_) / kGroup, keep);
+      std::memcpy(bits_ + made_ / kBatch, keep, sizeof(keep));
+    }
+  }
+
+  uint64_t from_ = 0, made_ = 0;  // elements
+  uint64_t bits_[kRemembered / kBatch + 1];
+};
+
+// Normal numbers. Only those made last are remembered: they take 32 times the room.
+template <class Isa, class C>
+class NormalDecisions {
+ public:
+  using Maker = NormalMaker<Isa, C>;
+  using Batch = NormalBatch<C>;
+  static constexpr int64_t kAcross = kBatch;  // of a tile, made at once
+  static constexpr int64_t kRemembered = 0;
+
+  explicit NormalDecisions(const ElementwiseArgs& args) : maker(args) {}
+
+  const Maker maker;
+
+  template <class V>
+  static FD_HOST_DEVICE V lanes(const Batch& batch, int lane) {
+    return V::load(batch.z + lane);
+  }
+  static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }
+
+  void put(Batch& batch, int at, uint64_t mask_index, uint64_t mask_stride, int count) {
+    C* const z = batch.z + at;
+    if (mask_stride == 0) {
+      std::fill_n(z, count, remembered(mask_index));
+    } else {
+      for (int i = 0; i < count; ++i) {
+        const uint64_t index = mask_index + static_cast<uint64_t>(i) * mask_stride;
+        z[i] = mask_stride == 1 ? remembered(index) : maker.one(index);
+      }
+    }
+  }
+
+  static void copy(const Batch& from, int from_at, Batch& to, int to_at, int count) {
+    std::copy_n(from.z + from_at, count, to.z + to_at);
+  }
+
+  void put_along(Batch* const (&batches)[2], uint64_t mask_index, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      batches[i / kBatch]->z[i % kBatch] = remembered(mask_index + static_cast<uint64_t>(i));
+    }
+  }
+
+  static void transpose(Batch* m) {
+    for (int i = 0; i < kBatch; ++i) {
+      for (int j = 0; j < i; ++j) std::swap(m[i].z[j], m[j].z[i]);
+    }
+  }
+
+ private:
+  C remembered(uint64_t mask_index) {
+    if (!any_ || mask_index - from_ >= Maker::kMade) {
+      any_ = true;
+      from_ = mask_index & ~uint64_t{kGroup - 1};
+      const uint64_t group = from_ / kGroup;
+      if (same_high_half(group, Maker::kMade)) {
+        maker.make(group, group >> 32, made_);
+      } else {
+        maker.make_one_by_one(group, made_);
+      }
+    }
+    const uint64_t at = mask_index - from_;
+    return made_[at / kBatch].z[at % kBatch];
+  }
+
+  bool any_ = false;
+  uint64_t from_ = 0;
+  Batch made_[Maker::kMade / kBatch];
+};
+
+template <class Isa, class C, Noise>
+struct DecisionsOf {
+  using type = KeepDecisions<KeepMaker<Isa>>;
+};
+template <class Isa, class C>
+struct DecisionsOf<Isa, C, Noise::kStored> {
+  using type = KeepDecisions<StoredMaker<Isa>>;
+};
+template <class Isa, class C>
+struct DecisionsOf<Isa, C, Noise::kNormal> {
+  using type = NormalDecisions<Isa, C>;
+};
+
+}  // namespace fused_dropout

@@ -1,0 +1,19 @@
+// What is compiled once for each instruction set, in kernels_*.cpp: a table of the kernel families.
+#pragma once
+
+#include "../core/block.h"
+#include "../core/elementwise.h"
+
+namespace fused_dropout {
+
+struct Kernels {
+  // Runs the items [begin, end) of a call.
+  void (*elementwise)(PipelineId, DType, const ElementwiseArgs&, int64_t begin, int64_t end);
+  // Makes the planes [begin, end) of a mask and returns how many elements they keep.
+  int64_t (*block_masks)(const BlockArgs&, int64_t begin, int64_t end);
+};
+
+// Constants, so that nothing compiled for a machine runs before it is known to be that machine.
+extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_avx512_bf16;
+
+}  // namespace fused_dropout

@@ -1,0 +1,216 @@
+"""What the functions are made of: arguments checked, identities and evaluation, and one call of an operation."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._extension import ops
+from .reference import GAIN_ONE, GAIN_UPSCALE, kept, row_major
+from .rng import Rng, as_state, probability
+
+GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
+PER = ("row", "batch")
+Probability = tuple[float, Tensor | None]  # as `probability` returns it: a number, or a placeholder beside a tensor
+
+
+def check_mode(name: str, mode: Any) -> None:
+    if not isinstance(mode, str) or mode not in GAINS:
+        raise ValueError(f"{name}: expected mode to be one of {', '.join(map(repr, GAINS))}, but got {mode!r}")
+
+
+def check_per(name: str, per: Any) -> None:
+    if not isinstance(per, str) or per not in PER:
+        raise ValueError(f"{name}: expected per to be one of {', '.join(map(repr, PER))}, but got {per!r}")
+
+
+def check_flags(name: str, **flags: Any) -> None:
+    for argument, value in flags.items():
+        if value is not True and value is not False:
+            raise TypeError(f"{name}(): argument '{argument}' must be bool, not {type(value).__name__}")
+
+
+def check_block(name: str, block_size: Any, gamma_scale: Any) -> None:
+    try:
+        size = operator.index(block_size)
+    except TypeError:
+        raise TypeError(f"{name}(): argument 'block_size' must be int, not {type(block_size).__name__}") from None
+    if size < 1:
+        raise ValueError(f"{name}: expected block_size to be at least 1, but got {block_size}")
+    if isinstance(gamma_scale, (Tensor, str)) or not hasattr(type(gamma_scale), "__float__"):
+        raise TypeError(f"{name}(): argument 'gamma_scale' must be a number, not {type(gamma_scale).__name__}")
+    if not 0 <= gamma_scale < float("inf"):
+        raise ValueError(f"{name}: expected gamma_scale to be finite and at least 0, but got {gamma_scale}")
+
+
+def check_call(name: str, input: Any, training: Any, inplace: Any, generator: Any, rng: Any) -> None:
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{name}(): argument 'input' must be a Tensor, not {type(input).__name__}")
+    if training is not True and training is not False:
+        raise TypeError(f"{name}(): argument 'training' must be bool, not {type(training).__name__}")
+    if inplace is not True and inplace is not False:
+        raise TypeError(f"{name}(): argument 'inplace' must be bool, not {type(inplace).__name__}")
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            kind = type(generator).__name__
+            raise TypeError(f"{name}(): argument 'generator' must be a torch.Generator, not {kind}")
+        if rng is not None:
+            raise ValueError(f"{name}: expected rng or generator, not both: a given state draws from no generator")
+
+
+def check(
+    name: str,
+    input: Any,
+    p: Any,
+    training: Any,
+    inplace: Any,
+    generator: Any,
+    rng: Any,
+    mode: Any = "upscale_in_train",
+) -> Probability:
+    """What every function asks of its arguments, in the order in which torch asks; p as the operations take it."""
+    check_mode(name, mode)
+    checked_p = probability(p, name)
+    check_call(name, input, training, inplace, generator, rng)
+    return checked_p
+
+
+def check_like(name: str, argument: str, tensor: Any, input: Tensor) -> None:
+    """The tensor that stands beside the input, in evaluation too, where no operation would check it."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}(): argument '{argument}' must be a Tensor, not {type(tensor).__name__}")
+    if tensor.shape != input.shape:
+        raise ValueError(
+            f"{name}: expected all tensors to have the input's shape {list(input.shape)}, "
+            f"but got one of shape {list(tensor.shape)}"
+        )
+    if tensor.dtype != input.dtype:
+        raise RuntimeError(
+            f"{name}: expected all tensors to have the input's dtype {input.dtype}, but got one of {tensor.dtype}"
+        )
+
+
+def check_features(input: Tensor, own: int, p: Probability, training: bool) -> None:
+    """ATen's check, made where ATen makes it: not in evaluation, for p of 0 or 1, nor for an empty tensor."""
+    number, tensor = p
+    if training and input.dim() < own and input.numel() and (tensor is not None or 0 < number < 1):
+        raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
+
+
+def leading(input: Tensor, own: int) -> list[int]:
+    """The noise shape of decisions that only the first `own` dimensions have for themselves."""
+    return [*input.shape[:own], *[1] * (input.dim() - own)]
+
+
+def scaled(p: Probability, factor: float) -> Probability:
+    """p * factor, at most 1."""
+    number, tensor = p
+    if tensor is None:
+        return min(1.0, number * factor), None
+    exact = tensor.double()
+    counted = torch.where((exact >= 0) & (exact <= 1), exact, 1.0)
+    return number, (counted * factor).clamp(max=1.0)
+
+
+def evaluated(input: Tensor, p: Probability, inplace: bool, mode: str) -> Tensor:
+    """Evaluation of a layer that drops to zero: the input itself, or the input times the probability of keeping."""
+    if mode == "upscale_in_train":
+        return input
+    number, tensor = p
+    return times(input, kept(number if tensor is None else tensor), inplace)
+
+
+def call(
+    name: str,
+    inputs: tuple[Tensor, ...],
+    p: Probability,
+    gain: int,
+    strides: list[int] | None,
+    inplace: bool,
+    generator: torch.Generator | None,
+    rng: Rng,
+    block: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The operation's output and the state that it used; in place, the output is the first input."""
+    number, p_tensor = p
+    options: dict[str, Any] = {}  # only what differs from the default: each argument costs its parsing
+    if p_tensor is not None:
+        options["p_tensor"] = p_tensor
+    if gain:
+        options["gain"] = gain
+    if strides is not None:
+        options["mask_strides"] = strides
+    if block is not None:
+        options["block"] = block
+    if torch.compiler.is_compiling():
+        return _traced(name, inputs, number, options, inplace, generator, rng)
+    if rng is not None:
+        state = as_state(rng, inputs[0].device, name)
+        if not inplace:
+            return getattr(ops, f"{name}_apply")(*inputs, state, number, **options), state
+        getattr(ops, f"{name}_apply_")(*inputs, state, number, **options)
+        return inputs[0], state
+    if generator is not None:
+        options["generator"] = generator
+    if not inplace:
+        return getattr(ops, name)(*inputs, number, **options)
+    return inputs[0], getattr(ops, f"{name}_")(*inputs, number, **options)
+
+
+def shared(
+    input: Tensor,
+    p: Probability,
+    training: bool,
+    inplace: bool,
+    noise_shape: list[int],
+    mode: str,
+    generator: torch.Generator | None,
+    rng: Rng,
+    gain: int | None = None,
+) -> Tensor:
+    """Dropout of which elements share decisions as the noise shape says; the arguments have been checked."""
+    if not training:
+        return evaluated(input, p, inplace, mode)
+    if p[0] == 0:
+        return input
+    gain = GAINS[mode] if gain is None else gain
+    return call("dropout", (input,), p, gain, row_major(noise_shape), inplace, generator, rng)[0]
+
+
+def _traced(
+    name: str,
+    inputs: tuple[Tensor, ...],
+    p: float,
+    options: dict[str, Any],
+    inplace: bool,
+    generator: torch.Generator | None,
+    rng: Rng,
+) -> tuple[Tensor, Tensor]:
+    """In a graph: a fresh tensor makes each draw distinct (AOTAutograd of torch 2.13 merges equal random calls), and
+    in place is a copy into the input, which functionalization turns into what the compiler likes best."""
+    if rng is not None:
+        state = as_state(rng, inputs[0].device, name)
+        output = getattr(ops, f"{name}_apply")(*inputs, state, p, **options)
+    else:
+        if generator is not None:
+            raise RuntimeError(
+                f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
+                "fused_dropout.draw(generator=...) and pass the state as rng"
+            )
+        call_id = torch.empty(0, device=inputs[0].device)
+        output, state = getattr(ops, name)(*inputs, p, call_id=call_id, **options)
+    return (inputs[0].copy_(output) if inplace else output), state
+
+
+def times(input: Tensor, factor: "float | Tensor", inplace: bool) -> Tensor:
+    """input * factor, computed in float32 (float64 for float64) and rounded once."""
+    if not isinstance(factor, Tensor):
+        return input.mul_(factor) if inplace else input.mul(factor)
+    if not input.is_floating_point():
+        factor = factor.to(torch.get_default_dtype())
+        return input.mul_(factor) if inplace else input.mul(factor)
+    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
+    output = (input.to(compute) * factor.to(compute)).to(input.dtype)
+    return input.copy_(output) if inplace else output
