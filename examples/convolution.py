@@ -73,7 +73,7 @@ VARIANTS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(__file__, __doc__, arguments, seeds=5, epochs=50)
     training, test = digits(TRAINING_SIZE, MISLABELLED, options.device)
-    errors = compare(VARIANTS, training, test, options, batch=BATCH, learning=LEARNING).errors
+    errors, _ = compare(VARIANTS, training, test, options, batch=BATCH, learning=LEARNING)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.set_title(f"{MISLABELLED} of {TRAINING_SIZE} training labels are wrong: learnt by heart, without dropout")

@@ -44,7 +44,7 @@ VARIANTS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(__file__, __doc__, arguments, seeds=10, epochs=100)
     training, test = digits(TRAINING_SIZE, MISLABELLED, options.device)
-    errors = compare(VARIANTS, training, test, options, batch=BATCH).errors
+    errors, _ = compare(VARIANTS, training, test, options, batch=BATCH)
     figure = Figure(figsize=(8, 5), layout="constrained")  # not pyplot's: a bare figure is drawn by Agg, on no display
     axes = figure.subplots()
     axes.set_title(f"{MISLABELLED} of {TRAINING_SIZE} training labels are wrong: learnt by heart, without dropout")

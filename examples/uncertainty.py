@@ -163,7 +163,7 @@ def plot(measured: Mapping[str, Measures], net: nn.Module, test: Data, figure: F
         probability, spread = ensemble(net, x)
         for row, label in enumerate(probability.argmax(1).tolist()):
             axes = grid[row, column]
-            axes.imshow(x[row].view(8, 8).cpu(), cmap="gray_r")
+            axes.imshow(x[row].view(8, 8).cpu().numpy(), cmap="gray_r")
             axes.set_axis_off()
             text = f"{label}: {100 * probability[row, label]:.0f} ± {100 * spread[row, label]:.0f} %"
             axes.set_title(text, fontsize="small", color="black" if label == test.target[row] else "tab:red")
