@@ -1,4 +1,5 @@
 # make demo      sets everything up, trains with fused dropout, and measures it against native dropout
+# make examples  three more examples: a convolutional network, a recurrent one, uncertainty by Monte Carlo dropout
 # make test      sets everything up and runs the tests
 # make bench     measures everything and writes bench/results/
 # make lint      ruff, clang-format, mypy
@@ -16,7 +17,7 @@ RESULTS ?= bench/results/$(shell uname -m)-cpu.json
 PY := $(VENV)/bin/python
 CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda_on_host/*')
 
-.PHONY: setup build demo test lint bench cuda-check clean
+.PHONY: setup build demo examples test lint bench cuda-check clean
 
 # An environment is ready when it holds a record of the torch it was asked for.
 ready = [ "$$(cat $(1)/ready 2>/dev/null)" = "$(2) $(3)" ]
@@ -38,6 +39,11 @@ build: setup
 demo: build
 	$(PY) -m examples.digits
 	$(PY) -m bench --quick
+
+examples: build
+	$(PY) -m examples.convolution
+	$(PY) -m examples.recurrent
+	$(PY) -m examples.uncertainty
 
 test: build
 	$(PY) -m pytest -n $(TEST_PROCESSES)

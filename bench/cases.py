@@ -16,6 +16,7 @@ from .work import Factory, Function, Inputs, Operation, Way
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
 LARGE, MEDIUM, SMALL = 2**24, 2**20, 64  # elements: more than a cache holds, less, and so few that the call is all
 CUDA_BYTES = 2**28  # of a tensor: five times the L2 of an H200
+SAMPLE = 2**16  # elements of one sample of images: the smallest size at which layers are compared
 ONE_THREAD = 2**15  # elements for which neither PyTorch nor fused_dropout wakes a second thread
 
 Target: TypeAlias = tuple[float | None, float | None]  # with one thread, with several
@@ -41,6 +42,7 @@ class Case:
     device: str
     target: float | None
     bytes_per_element: int
+    column: str
 
     @property
     def label(self) -> str:
@@ -55,7 +57,7 @@ class Family:
     """A row as it is written down: one case for each dtype that has targets, and for each thread count.
 
     `accesses` is how often the operation moves an element, reads and writes, whatever the hardware adds to that;
-    `quick` says that `--quick` measures it too.
+    `quick` says that `--quick` measures it too; `column` that the row belongs to the README's table of layers.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Family:
     quick: bool = False
     accesses: int = 2
     inputs: Inputs = work.flat
+    column: str = ""
 
     def case(self, dtype: torch.dtype, threads: int) -> Case:
         one, several = self.targets[dtype]
@@ -83,6 +86,7 @@ class Family:
             device="cpu" if threads else "cuda",
             target=several if threads > 1 else one,
             bytes_per_element=self.accesses * dtype.itemsize,
+            column=self.column,
         )
 
 
@@ -95,10 +99,13 @@ PEERS: Mapping[str, Peer] = {
     "mul": _run(work.multiply),
     "mul_": _run(work.multiply_in_place),
     "F.dropout": _run(work.DROPOUT.native),
-    "F.dropout2d": _run(work.CHANNEL_DROPOUT.native),
-    "F.alpha_dropout": _run(work.ALPHA_DROPOUT.native),
     "eager": _run(work.DROPOUT_ADD.native),
+    "eager drop_block2d": _run(work.DROP_BLOCK.native),
+    "eager gaussian": _run(work.GAUSSIAN_DROPOUT.native),
+    "eager zoneout": _run(work.ZONEOUT.native),
+    "contiguous": lambda way: lambda x: way(work.DROPOUT.fused)(x.contiguous()),
     "copy": lambda way: work.device_copy,
+    **{f"native {layer.name}": _run(layer.operation.native) for layer in work.LAYERS},
 }
 
 UNTARGETED = {FLOAT32: (None, None), BFLOAT16: (None, None)}
@@ -110,6 +117,22 @@ CALL = {FLOAT32: (0.8, 0.8)}
 COPY = {FLOAT32: (1 / 0.95, None), BFLOAT16: (1 / 0.95, None), FLOAT16: (1 / 0.95, None)}  # 95 % of its bandwidth
 CUDA_NATIVE = {FLOAT32: (1 / 1.1, None), BFLOAT16: (1 / 1.2, None), FLOAT16: (None, None)}
 
+# The layer family: a new output and a gradient cost a multiplication, in place nearly so, and no layer more than native.
+LAYER, LAYER_IN_PLACE, LAYER_NATIVE = {FLOAT32: (1.15, 1.15)}, {FLOAT32: (1.3, 1.3)}, {FLOAT32: (1.0, 1.0)}
+TILED, BLOCKS = {FLOAT32: (1.25, 1.25), BFLOAT16: (1.25, 1.25)}, {FLOAT32: (1 / 3, 1 / 3)}
+UNTARGETED_FLOAT = {FLOAT32: (None, None)}
+
+
+def _of_layer(layer: work.Layer) -> Iterator[Family]:
+    name, inputs, native = layer.name, layer.inputs, f"native {layer.name}"
+    fused, in_place = layer.operation, layer.operation_in_place
+    yield Family(name, work.forward, fused, "mul", LAYER, inputs=inputs, column="new output")
+    yield Family(f"{name} backward", work.backward, fused, "mul", LAYER, inputs=inputs, column="backward")
+    yield Family(f"{name} in place", work.in_place, in_place, "mul_", LAYER_IN_PLACE, inputs=inputs, column="in place")
+    for numel, column in ((LARGE, "native"), (MEDIUM, "native, 1 M"), (SAMPLE, "native, 64 K")):
+        yield Family(name, work.forward, fused, native, LAYER_NATIVE, numel, inputs=inputs, column=column)
+
+
 CPU = (
     Family("dropout in place", work.in_place, work.DROPOUT_IN_PLACE, "mul_", IN_PLACE, quick=True),
     Family("dropout", work.forward, work.DROPOUT, "mul", NEW_PAGES, quick=True),
@@ -119,9 +142,12 @@ CPU = (
     Family("dropout", work.forward, work.DROPOUT, "F.dropout", NATIVE, MEDIUM, quick=True),
     Family("dropout and backward", work.round_trip, work.DROPOUT, "F.dropout", CALL, SMALL, quick=True),
     Family("dropout_add", work.forward, work.DROPOUT_ADD, "eager", UNTARGETED, accesses=3, inputs=work.pair),
-    Family("alpha_dropout", work.forward, work.ALPHA_DROPOUT, "F.alpha_dropout", UNTARGETED),
-    Family("noise_shape N,C,1,1", work.forward, work.CHANNEL_DROPOUT, "F.dropout2d", UNTARGETED, inputs=work.images),
     Family("channels_last", work.forward, work.DROPOUT, "F.dropout", UNTARGETED, inputs=work.channels_last),
+    Family("channels_last", work.forward, work.DROPOUT, "contiguous", TILED, inputs=work.channels_last),
+    Family("drop_block2d", work.forward, work.DROP_BLOCK, "eager drop_block2d", BLOCKS, inputs=work.images),
+    Family("gaussian_dropout", work.forward, work.GAUSSIAN_DROPOUT, "eager gaussian", UNTARGETED_FLOAT),
+    Family("zoneout", work.forward, work.ZONEOUT, "eager zoneout", UNTARGETED_FLOAT, accesses=3, inputs=work.pair),
+    *(family for layer in work.LAYERS for family in _of_layer(layer)),
 )
 CUDA = (
     Family("dropout", work.forward, work.DROPOUT, "copy", COPY, quick=True),

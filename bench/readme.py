@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .cases import LARGE
+
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- measured: begin (python -m bench.readme) -->\n", "<!-- measured: end -->\n"
 
@@ -16,6 +18,8 @@ def section(path: Path) -> str:
     threads = facts["threads"]
     cases: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
     for row in result["rows"]:
+        if row["column"]:
+            continue
         key = (row["name"], row["versus"], row["dtype"], f"{row['numel']:,}")
         cases.setdefault(key, {})[row["threads"]] = row
     head = ["operation", "against", "dtype", "elements", *(f"{n} thread{'s' * (n > 1)}" for n in threads), "target"]
@@ -25,15 +29,37 @@ def section(path: Path) -> str:
         targets = {f"{row['target']:.2f}" for row in rows.values() if row["target"] is not None}
         lines.append(" | ".join([*key, *ratios, ", ".join(sorted(targets, reverse=True))]))
     body = "\n".join(f"| {line} |" for line in lines)
+    layers = "\n".join(f"| {line} |" for line in layer_table(result["rows"]))
     commit = facts["commit"][:12] + (" and changes" if facts["dirty"] else "")
     return (
         f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; "
         f"p = {facts['p']}; commit {commit}; {facts['date'][:10]}. "
         "Our time divided by theirs, medians of interleaved pairs, one run; "
         f"`bench/results/{path.name}` has every quantile.\n\n{body}\n\n"
+        f"The layers, float32, {LARGE:,} elements where no other number is named; one thread / all. A new output and the "
+        "gradient are measured against `torch.mul`, in place against `mul_`, and native is PyTorch's own layer, or what "
+        f"libraries write where PyTorch has none; `!` misses the target.\n\n{layers}\n\n"
         f"Saved for backward, {saved['numel']:,} elements of {saved['dtype']}: {saved['subject_bytes']} bytes; "
         f"F.dropout {saved['baseline_bytes']:,}.\n"
     )
+
+
+def layer_table(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each layer, a column for each way to run it; `!` marks a missed target."""
+    names: dict[str, dict[str, list[str]]] = {}
+    columns: dict[str, None] = {}
+    targets: dict[str, float] = {}
+    for row in rows:
+        if column := row["column"]:
+            name = row["name"].removesuffix(" backward").removesuffix(" in place")
+            cell = f"{row['ratio']:.2f}" + "!" * (row["met"] is False)
+            names.setdefault(name, {}).setdefault(column, []).append(cell)
+            columns[column], targets[column] = None, row["target"]
+    head = ["layer", *(f"{column} (≤ {targets[column]:.2f})" for column in columns)]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for name, cells in names.items():
+        lines.append(" | ".join([name, *(" / ".join(cells.get(column, [])) for column in columns)]))
+    return lines
 
 
 def speed(ratio: float) -> str:

@@ -28,6 +28,7 @@ def row_of(case: Case, timing: Timing) -> dict[str, Any]:
     return {
         "name": case.name,
         "versus": case.versus,
+        "column": case.column,
         "device": case.device,
         "dtype": str(case.dtype).removeprefix("torch."),
         "numel": case.numel,

@@ -4,6 +4,7 @@ A function takes tensors and returns one. A way makes a factory of it: given inp
 the call, and returns the Task. The same way around `fused`, `native` and `oracle` makes subject, baseline and check.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -49,10 +50,6 @@ def _in_place_oracle(x: Tensor) -> Tensor:
     return x
 
 
-def _whole_channels(x: Tensor) -> list[int]:
-    return [x.shape[0], x.shape[1], 1, 1]
-
-
 DROPOUT = Operation(
     lambda x: fused_dropout.dropout(x, P), lambda x: F.dropout(x, P), lambda x: reference.dropout(x, P)[0]
 )
@@ -64,16 +61,38 @@ DROPOUT_ADD = Operation(
     lambda x, residual: residual + F.dropout(x, P),
     lambda x, residual: reference.dropout_add(x, residual, P)[0],
 )
-ALPHA_DROPOUT = Operation(
-    lambda x: fused_dropout.alpha_dropout(x, P, training=True),
-    lambda x: F.alpha_dropout(x, P, training=True),
-    lambda x: reference.alpha_dropout(x, P)[0],
-)
-CHANNEL_DROPOUT = Operation(
-    lambda x: fused_dropout.dropout(x, P, noise_shape=_whole_channels(x)),
-    lambda x: F.dropout2d(x, P),
-    lambda x: reference.dropout(x, P, mask_strides=reference.row_major(_whole_channels(x)))[0],
-)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A member of the family: `fused(x, inplace)` and its mask; `native(x)`, what PyTorch or its users have for it."""
+
+    name: str
+    inputs: "Inputs"
+    fused: Callable[[Tensor, bool], Tensor]
+    native: Function
+    noise_shape: Callable[[Tensor], tuple[int, ...]]
+    reference: Callable[..., tuple[Tensor, Tensor]] = reference.dropout
+
+    def _oracle(self, x: Tensor) -> Tensor:
+        return self.reference(x, P, mask_strides=reference.row_major(self.noise_shape(x)))[0]
+
+    @property
+    def operation(self) -> Operation:
+        return Operation(lambda x: self.fused(x, False), self.native, self._oracle)
+
+    @property
+    def operation_in_place(self) -> Operation:
+        return Operation(lambda x: self.fused(x, True), self.native, lambda x: x.copy_(self._oracle(x)))
+
+
+def _scaled_by_noise(x: Tensor, *shape: int) -> Tensor:
+    """What timm's DropPath, torchvision's StochasticDepth and AWD-LSTM's LockedDropout do."""
+    return x * x.new_empty(shape).bernoulli_(1 - P).div_(1 - P)
+
+
+def _channels(x: Tensor) -> tuple[int, ...]:
+    return (*x.shape[:2], *[1] * (x.dim() - 2))
 
 
 def _values(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
@@ -92,11 +111,134 @@ def pair(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
 
 
 def images(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
-    return (_values((numel // (CHANNELS * SIDE * SIDE), CHANNELS, SIDE, SIDE), dtype, device),)
+    return (_values((max(1, numel // (CHANNELS * SIDE * SIDE)), CHANNELS, SIDE, SIDE), dtype, device),)
 
 
 def channels_last(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
     return tuple(x.to(memory_format=torch.channels_last) for x in images(numel, dtype, device))
+
+
+def _shaped(*shape: int) -> Inputs:
+    """Tensors (N, *shape): the shape of one of many samples."""
+
+    def inputs(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+        return (_values((max(1, numel // math.prod(shape)), *shape), dtype, device),)
+
+    return inputs
+
+
+LAYERS = (
+    Layer(
+        "dropout1d",
+        _shaped(CHANNELS, 1024),
+        lambda x, inplace: fused_dropout.dropout1d(x, P, True, inplace),
+        lambda x: F.dropout1d(x, P),
+        _channels,
+    ),
+    Layer(
+        "dropout2d",
+        images,
+        lambda x, inplace: fused_dropout.dropout2d(x, P, True, inplace),
+        lambda x: F.dropout2d(x, P),
+        _channels,
+    ),
+    Layer(
+        "dropout2d of 7 x 7",
+        _shaped(CHANNELS, 7, 7),
+        lambda x, inplace: fused_dropout.dropout2d(x, P, True, inplace),
+        lambda x: F.dropout2d(x, P),
+        _channels,
+    ),
+    Layer(
+        "dropout2d channels_last",
+        channels_last,
+        lambda x, inplace: fused_dropout.dropout2d(x, P, True, inplace),
+        lambda x: F.dropout2d(x, P),
+        _channels,
+    ),
+    Layer(
+        "dropout3d",
+        _shaped(16, 16, 16, 16),
+        lambda x, inplace: fused_dropout.dropout3d(x, P, True, inplace),
+        lambda x: F.dropout3d(x, P),
+        _channels,
+    ),
+    Layer(
+        "alpha_dropout",
+        flat,
+        lambda x, inplace: fused_dropout.alpha_dropout(x, P, True, inplace),
+        lambda x: F.alpha_dropout(x, P, True),
+        lambda x: tuple(x.shape),
+        reference.alpha_dropout,
+    ),
+    Layer(
+        "feature_alpha_dropout",
+        images,
+        lambda x, inplace: fused_dropout.feature_alpha_dropout(x, P, True, inplace),
+        lambda x: F.feature_alpha_dropout(x, P, True),
+        _channels,
+        reference.alpha_dropout,
+    ),
+    Layer(
+        "drop_path",
+        images,
+        lambda x, inplace: fused_dropout.drop_path(x, P, True, inplace=inplace),
+        lambda x: _scaled_by_noise(x, x.shape[0], 1, 1, 1),
+        lambda x: (x.shape[0], 1, 1, 1),
+    ),
+    Layer(
+        "locked_dropout (T, B, F)",
+        _shaped(32, 512),
+        lambda x, inplace: fused_dropout.locked_dropout(x, P, True, inplace),
+        lambda x: _scaled_by_noise(x, 1, *x.shape[1:]),
+        lambda x: (1, *x.shape[1:]),
+    ),
+    Layer(
+        "locked_dropout (B, T, F)",
+        _shaped(128, 512),
+        lambda x, inplace: fused_dropout.locked_dropout(x, P, True, inplace, batch_first=True),
+        lambda x: _scaled_by_noise(x, x.shape[0], 1, x.shape[2]),
+        lambda x: (x.shape[0], 1, x.shape[2]),
+    ),
+)
+
+BLOCK = 7
+STDDEV = (P / (1 - P)) ** 0.5
+
+
+def _block_of(x: Tensor) -> tuple[float, list[int], list[int]]:
+    """gamma, the seeds' mask strides, and the operation's `block`."""
+    (n, c, h, w), b = x.shape, BLOCK
+    gamma = P * h * w / (b * b) / ((h - b + 1) * (w - b + 1))
+    return gamma, reference.row_major([n, c, h - b + 1, w - b + 1]), [b, b, h - b + 1, w - b + 1]
+
+
+def _native_drop_block(x: Tensor) -> Tensor:
+    """The paper's algorithm, in the operations that torchvision's drop_block2d calls."""
+    gamma, _, (_, _, height, width) = _block_of(x)
+    seeds = torch.empty((*x.shape[:2], height, width), dtype=x.dtype, device=x.device).bernoulli_(gamma)
+    covered = F.max_pool2d(F.pad(seeds, [BLOCK // 2] * 4), BLOCK, 1, BLOCK // 2)
+    keep = 1 - covered
+    return x * keep * (keep.numel() / (1e-6 + keep.sum()))
+
+
+def _oracle_drop_block(x: Tensor) -> Tensor:
+    gamma, strides, block = _block_of(x)
+    return reference.dropout(x, gamma, mask_strides=strides, block=block)[0]
+
+
+DROP_BLOCK = Operation(lambda x: fused_dropout.drop_block2d(x, P, BLOCK), _native_drop_block, _oracle_drop_block)
+# The noise is what the extension's own operation gives: its last bits are not the reference's (tests/test_values.py).
+GAUSSIAN_DROPOUT = Operation(
+    lambda x: fused_dropout.gaussian_dropout(x, P),
+    lambda x: x * torch.randn_like(x).mul_(STDDEV).add_(1),
+    lambda x: x * (1 + STDDEV * fused_dropout.normal_noise(x.shape, fused_dropout.draw(), dtype=x.dtype)),
+)
+ZONEOUT = Operation(
+    lambda x, previous: fused_dropout.zoneout(x, previous, P),
+    lambda x, previous: torch.where(torch.rand_like(x) < P, previous, x),
+    lambda x, previous: reference.zoneout(x, previous, P)[0],
+)
 
 
 def forward(function: Function) -> Factory:

@@ -22,7 +22,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fused_dropout import DropBlock2d, Dropout2d, DropPath
@@ -74,11 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(__file__, __doc__, arguments, seeds=5, epochs=50)
     training, test = digits(TRAINING_SIZE, MISLABELLED, options.device)
     errors, _ = compare(VARIANTS, training, test, options, batch=BATCH, learning=LEARNING)
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(f"{MISLABELLED} of {TRAINING_SIZE} training labels are wrong: learnt by heart, without dropout")
-    plot_errors(axes, errors, "wrong answers (%)", (-1, 50))
-    figure.savefig(options.plot, dpi=150)
+    title = f"{MISLABELLED} of {TRAINING_SIZE} training labels are wrong: learnt by heart, without dropout"
+    plot_errors(errors, title, "wrong answers (%)", (-1, 50), options.plot)
     print_errors(errors, "Wrong answers, in %,")
     claims = []
     for name in list(VARIANTS)[1:]:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from matplotlib.figure import Figure
 from torch import nn
 
 import fused_dropout
@@ -45,11 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(__file__, __doc__, arguments, seeds=10, epochs=100)
     training, test = digits(TRAINING_SIZE, MISLABELLED, options.device)
     errors, _ = compare(VARIANTS, training, test, options, batch=BATCH)
-    figure = Figure(figsize=(8, 5), layout="constrained")  # not pyplot's: a bare figure is drawn by Agg, on no display
-    axes = figure.subplots()
-    axes.set_title(f"{MISLABELLED} of {TRAINING_SIZE} training labels are wrong: learnt by heart, without dropout")
-    plot_errors(axes, errors, "wrong answers (%)", (-1, 25))
-    figure.savefig(options.plot, dpi=150)
+    title = f"{MISLABELLED} of {TRAINING_SIZE} training labels are wrong: learnt by heart, without dropout"
+    plot_errors(errors, title, "wrong answers (%)", (-1, 25), options.plot)
     print_errors(errors, "Wrong answers, in %,")
     claims = improvements(errors, "native", "no dropout") + improvements(errors, "fused", "no dropout")
     # The training error too: it shows a wrong p, to which the test error is nearly blind.

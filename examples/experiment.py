@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -164,15 +164,21 @@ def conclude(claims: Sequence[Claim], unit: str, options: argparse.Namespace, pr
     return 1 if failures and options.strict else 0
 
 
-def plot_errors(axes: Axes, errors: Mapping[str, NDArray[np.float64]], what: str, ylim: tuple[float, float]) -> None:
+def plot_errors(
+    errors: Mapping[str, NDArray[np.float64]], title: str, what: str, ylim: tuple[float, float], path: Path
+) -> None:
     """The errors during training: the mean of the seeds, and a band of one standard deviation."""
+    figure = Figure(figsize=(8, 5), layout="constrained")  # not pyplot's: a bare figure is drawn by Agg, on no display
+    axes = figure.subplots()
     for (name, curves), colour in zip(errors.items(), COLOURS, strict=False):
         seeds, epochs = len(curves), np.arange(1, curves.shape[1] + 1)
         for column, (which, line) in enumerate((("training", "-"), ("test", "--"))):
             mean, spread = curves[:, :, column].mean(0), curves[:, :, column].std(0, ddof=1)
             axes.plot(epochs, mean, line, color=colour, label=f"{name}, {which}")
             axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+    axes.set_title(title)
     axes.set(xlabel="training time (epochs)", ylabel=what, ylim=ylim)
     axes.margins(x=0)
     axes.grid(alpha=0.3)
     axes.legend(title=f"mean of {seeds} seeds, and a band of one standard deviation", ncols=2, fontsize="small")
+    figure.savefig(path, dpi=150)

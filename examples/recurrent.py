@@ -26,7 +26,6 @@ from functools import partial
 from pydoc_data.topics import topics
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fused_dropout import LockedDropout, WeightDrop
@@ -106,11 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     }
     errors, _ = compare(variants, training, test, options, batch=BATCH, learning=LEARNING, measure=cross_entropy)
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(f"A language model of {training.x.numel()} words: learnt by heart, without dropout")
-    plot_errors(axes, errors, "cross-entropy (nats a word)", (1, 6))
-    figure.savefig(options.plot, dpi=150)
+    title = f"A language model of {training.x.numel()} words: learnt by heart, without dropout"
+    plot_errors(errors, title, "cross-entropy (nats a word)", (1, 6), options.plot)
     print_errors(errors, "Cross-entropy, in nats a word,")
     claims = [claim for name in list(variants)[1:] for claim in improvements(errors, name, "no dropout")]
     return conclude(claims, "in nats a word", options, "recurrent")

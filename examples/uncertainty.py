@@ -144,7 +144,7 @@ def statements(measured: Mapping[str, Measures]) -> list[Claim]:
 
 
 def plot(measured: Mapping[str, Measures], net: nn.Module, test: Data, figure: Figure) -> None:
-    """Confidence and spread over the angle, and what the ensemble says of a few digits."""
+    """Confidence and entropy over the angle, and what the ensemble says of a few digits."""
     halves = figure.add_gridspec(2, 1, height_ratios=(5, 2 * EXAMPLES))
     above, below = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     left, right = above.subplots(1, 2)
@@ -152,7 +152,12 @@ def plot(measured: Mapping[str, Measures], net: nn.Module, test: Data, figure: F
         left.plot(ANGLES, measure.confidence.mean(0), color=colour, label=f"{name}: confidence")
         left.plot(ANGLES, measure.right.mean(0), "--", color=colour, label=f"{name}: right")
         right.errorbar(ANGLES, measure.entropy.mean(0), measure.entropy.std(0, ddof=1), color=colour, label=name)
-    left.set(xlabel="turned by (degrees)", ylabel="%", ylim=(0, 101), xticks=ANGLES)
+    left.set(
+        xlabel="turned by (degrees)",
+        ylabel="answers, and how probable they are found (%)",
+        ylim=(0, 101),
+        xticks=ANGLES,
+    )
     right.set(xlabel="turned by (degrees)", ylabel="entropy (nats)", xticks=ANGLES)
     for axes in (left, right):
         axes.grid(alpha=0.3)
