@@ -117,7 +117,7 @@ CALL = {FLOAT32: (0.8, 0.8)}
 COPY = {FLOAT32: (1 / 0.95, None), BFLOAT16: (1 / 0.95, None), FLOAT16: (1 / 0.95, None)}  # 95 % of its bandwidth
 CUDA_NATIVE = {FLOAT32: (1 / 1.1, None), BFLOAT16: (1 / 1.2, None), FLOAT16: (None, None)}
 
-# The layer family: a new output and a gradient cost a multiplication, in place nearly so, and no layer more than native.
+# The layer family: a new output and a gradient cost a multiplication, and no layer costs more than the native one.
 LAYER, LAYER_IN_PLACE, LAYER_NATIVE = {FLOAT32: (1.15, 1.15)}, {FLOAT32: (1.3, 1.3)}, {FLOAT32: (1.0, 1.0)}
 TILED, BLOCKS = {FLOAT32: (1.25, 1.25), BFLOAT16: (1.25, 1.25)}, {FLOAT32: (1 / 3, 1 / 3)}
 UNTARGETED_FLOAT = {FLOAT32: (None, None)}

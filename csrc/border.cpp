@@ -45,12 +45,12 @@ void check_map(const char* name, const at::Tensor& like, double p, const std::op
     TORCH_CHECK_VALUE(p_tensor->device() == like.device(), name, ": expected p on the input's device ", like.device(),
                       ", but it is on ", p_tensor->device());
   }
-  TORCH_CHECK_VALUE(!mask_strides || *mask_strides == static_cast<size_t>(like.dim()), name, ": expected ", like.dim(),
-                    " mask strides, one a dimension, but got ", mask_strides.value_or(0));
+  TORCH_CHECK_VALUE(!mask_strides || *mask_strides <= static_cast<size_t>(like.dim()), name, ": expected at most ",
+                    like.dim(), " mask strides, one a dimension, but got ", mask_strides.value_or(0));
   if (!block) return;
   TORCH_CHECK_VALUE(std::strcmp(name, pipeline_name(PipelineId::kDropout)) == 0, name, ": takes no blocks");
   TORCH_CHECK_VALUE(
-      like.dim() == 4 && mask_strides, name,
+      like.dim() == 4 && mask_strides == 4u, name,
       ": expected an input of 4 dimensions (N, C, H, W) and the mask strides of the seeds' grid, but got ", like.dim(),
       " dimensions");
   const auto& b = *block;
@@ -136,7 +136,12 @@ ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tens
     std::array<uint64_t, kMaxDims> mask_strides;
     uint64_t row_major = 1;
     for (int d = ndim - 1; d >= 0; --d) {
-      mask_strides[d] = map.mask_strides ? static_cast<uint64_t>((*map.mask_strides)[d]) : row_major;
+      if (map.mask_strides) {
+        const at::IntArrayRef own = *map.mask_strides;
+        mask_strides[d] = d < static_cast<int>(own.size()) ? static_cast<uint64_t>(own[d]) : 0;
+      } else {
+        mask_strides[d] = row_major;
+      }
       row_major *= static_cast<uint64_t>(output.size(d));
     }
     args.layout = plan(ndim, output.sizes().data(), operands, strides.data(), mask_strides.data(), base);

@@ -22,7 +22,7 @@ import fused_dropout
 from .experiment import Claim, compare, conclude, digits, improvements, plot_errors, print_errors, read_options
 
 TRAINING_SIZE, MISLABELLED = 300, 30
-BATCH, HIDDEN, P_INPUT, P_HIDDEN = 50, 256, 0.1, 0.5
+BATCH, LEARNING, HIDDEN, P_INPUT, P_HIDDEN = 50, 2e-3, 256, 0.1, 0.5
 
 
 def network(dropout: Callable[[float], nn.Module]) -> nn.Sequential:
@@ -43,7 +43,7 @@ VARIANTS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(__file__, __doc__, arguments, seeds=10, epochs=100)
     training, test = digits(TRAINING_SIZE, MISLABELLED, options.device)
-    errors, _ = compare(VARIANTS, training, test, options, batch=BATCH)
+    errors, _ = compare(VARIANTS, training, test, options, batch=BATCH, learning=LEARNING)
     title = f"{MISLABELLED} of {TRAINING_SIZE} training labels are wrong: learnt by heart, without dropout"
     plot_errors(errors, title, "wrong answers (%)", (-1, 25), options.plot)
     print_errors(errors, "Wrong answers, in %,")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._extension import ops
-from .reference import GAIN_ONE, GAIN_UPSCALE, kept, row_major
+from .reference import GAIN_ONE, GAIN_UPSCALE, kept
 from .rng import Rng, as_state, probability
 
 GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
@@ -100,8 +100,8 @@ def check_features(input: Tensor, own: int, p: Probability, training: bool) -> N
 
 
 def leading(input: Tensor, own: int) -> list[int]:
-    """The noise shape of decisions that only the first `own` dimensions have for themselves."""
-    return [*input.shape[:own], *[1] * (input.dim() - own)]
+    """The mask strides of decisions that only the first `own` dimensions, at most two, have for themselves."""
+    return [input.shape[1], 1] if own == 2 and input.dim() > 1 else [1] * min(own, input.dim())
 
 
 def scaled(p: Probability, factor: float) -> Probability:
@@ -164,19 +164,19 @@ def shared(
     p: Probability,
     training: bool,
     inplace: bool,
-    noise_shape: list[int],
+    strides: list[int],
     mode: str,
     generator: torch.Generator | None,
     rng: Rng,
     gain: int | None = None,
 ) -> Tensor:
-    """Dropout of which elements share decisions as the noise shape says; the arguments have been checked."""
+    """Dropout of which elements share decisions as the mask strides say; the arguments have been checked."""
     if not training:
         return evaluated(input, p, inplace, mode)
     if p[0] == 0:
         return input
     gain = GAINS[mode] if gain is None else gain
-    return call("dropout", (input,), p, gain, row_major(noise_shape), inplace, generator, rng)[0]
+    return call("dropout", (input,), p, gain, strides, inplace, generator, rng)[0]
 
 
 def _traced(

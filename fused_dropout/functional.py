@@ -148,16 +148,17 @@ def dropout2d(
         output = torch.where(keep, input / (1 - p), 0)
     """
     checked_p = check("dropout2d", input, p, training, inplace, generator, rng, mode)
-    if input.dim() not in (3, 4):
+    dims = input.dim()
+    if dims not in (3, 4):
         warnings.warn(
-            f"dropout2d: Received a {input.dim()}-D input to dropout2d, which is deprecated "
+            f"dropout2d: Received a {dims}-D input to dropout2d, which is deprecated "
             "and will result in an error in a future release. To retain the behavior "
             "and silence this warning, please use dropout instead. Note that dropout2d "
             "exists to provide channel-wise dropout on inputs with 2 spatial dimensions, "
             "a channel dimension, and an optional batch dimension (i.e. 3D or 4D inputs).",
             stacklevel=2,
         )
-    if input.dim() == 3:
+    if dims == 3:
         warnings.warn(
             "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise "
             "1D dropout behavior is desired - input is interpreted as shape (N, C, L), where C "
@@ -166,7 +167,8 @@ def dropout2d(
             "channel-wise dropout behavior, please switch to using dropout1d instead.",
             stacklevel=2,
         )
-    check_features(input, 2, checked_p, training)
+    if dims < 2:
+        check_features(input, 2, checked_p, training)
     return shared(input, checked_p, training, inplace, leading(input, 2), mode, generator, rng)
 
 
@@ -272,7 +274,7 @@ def feature_alpha_dropout(
     if not training or checked_p[0] == 0:
         return input
     check_features(input, 2, checked_p, training)
-    strides = row_major(leading(input, 2))
+    strides = leading(input, 2)
     return call("alpha_dropout", (input,), checked_p, GAIN_ALPHA, strides, inplace, generator, rng)[0]
 
 
@@ -311,13 +313,14 @@ def drop_path(
         output = torch.where(keep, input / (1 - p), 0)
     """
     checked_p = check("drop_path", input, p, training, inplace, generator, rng, mode)
-    check_flags("drop_path", scale_by_keep=scale_by_keep)
+    if scale_by_keep is not True:  # asked first: the call costs more than the rest
+        check_flags("drop_path", scale_by_keep=scale_by_keep)
     check_per("drop_path", per)
     if input.dim() == 0 and training and checked_p[0] != 0:
         raise ValueError("drop_path: expected an input of at least 1 dimension, the first one the batch, but got 0")
-    noise_shape = leading(input, 1 if per == "row" else 0)
+    strides = leading(input, 1 if per == "row" else 0)
     gain = GAINS[mode] if scale_by_keep else GAIN_ONE
-    return shared(input, checked_p, training, inplace, noise_shape, mode, generator, rng, gain)
+    return shared(input, checked_p, training, inplace, strides, mode, generator, rng, gain)
 
 
 def locked_dropout(
@@ -354,15 +357,17 @@ def locked_dropout(
         output = torch.where(keep, input / (1 - p), 0)
     """
     checked_p = check("locked_dropout", input, p, training, inplace, generator, rng, mode)
-    check_flags("locked_dropout", batch_first=batch_first)
-    if input.dim() not in (2, 3):
+    if batch_first is not False:
+        check_flags("locked_dropout", batch_first=batch_first)
+    dims = input.dim()
+    if dims not in (2, 3):
         layout = "(batch, time, features)" if batch_first else "(time, batch, features)"
         raise ValueError(
             f"locked_dropout: expected an input {layout} or (time, features), but got one of shape {list(input.shape)}"
         )
-    noise_shape = list(input.shape)
-    noise_shape[1 if batch_first and input.dim() == 3 else 0] = 1
-    return shared(input, checked_p, training, inplace, noise_shape, mode, generator, rng)
+    features = input.shape[-1]
+    strides = [0, 1] if dims == 2 else [features, 0, 1] if batch_first else [0, features, 1]
+    return shared(input, checked_p, training, inplace, strides, mode, generator, rng)
 
 
 def gaussian_dropout(

@@ -214,9 +214,9 @@ ROWS = [
     ("residual elsewhere", lambda: dropout_add(X, X.to("meta")), RuntimeError, "meta"),
     (
         "strides",
-        lambda: ops.dropout(X, 0.5, mask_strides=[1]),
+        lambda: ops.dropout(X, 0.5, mask_strides=[1, 1, 1]),
         ValueError,
-        "expected 2 mask strides, one a dimension, but got 1",
+        "expected at most 2 mask strides, one a dimension, but got 3",
     ),
     ("gain", lambda: ops.dropout(X, 0.5, gain=9), ValueError, "unknown gain 9"),
     (

@@ -13,7 +13,7 @@ import pytest
 from conftest import build_info
 
 # Registers a thread. 65,536 a multiprocessor: 48 let 5 blocks of 256 threads run at once, 64 four, 80 three.
-BUDGET = {"linear": 48, "linear float64": 80, "strided": 64, "strided float64": 80, "write_state": 32, "seeds": 64,
+BUDGET = {"linear": 48, "linear float64": 80, "strided": 64, "strided wide": 80, "write_state": 32, "seeds": 64,
           "blocks": 64}  # fmt: skip
 ARCHITECTURES = [a.split("+")[0].replace(".", "") for a in build_info()["cuda_architectures"] or []]
 
@@ -38,7 +38,9 @@ def library() -> str:
 
 def kind(kernel: str) -> str:
     name = re.match(r".*?(\w+)_kernel", kernel)[1]
-    return f"{name} float64" if name in ("linear", "strided") and "double" in kernel else name
+    if name == "strided" and ("double" in kernel or re.search("DropoutAdd|Zoneout", kernel)):
+        return "strided wide"
+    return "linear float64" if name == "linear" and "double" in kernel else name
 
 
 def demangled(text: str) -> str:

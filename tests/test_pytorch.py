@@ -22,7 +22,7 @@ OPCHECKS = {
     "dropout_": [((x_of(4, 6, grad=False), 0.5), {})],
     "dropout_apply": [((x_of(4, 6), STATE, 0.5), {}), ((x_of(4, 6).t(), STATE, 1.0), {"p_tensor": P, "gain": 1})],
     "dropout_apply_": [((x_of(4, 6, grad=False), STATE, 0.5), {})],
-    "alpha_dropout": [((x_of(4, 6), 0.5), {})],
+    "alpha_dropout": [((x_of(4, 6), 0.5), {"mask_strides": [1]})],
     "alpha_dropout_": [((x_of(4, 6, grad=False), 0.5), {})],
     "alpha_dropout_apply": [((x_of(4, 6), STATE, 0.5), {})],
     "alpha_dropout_apply_": [((x_of(4, 6, grad=False), STATE, 0.5), {})],

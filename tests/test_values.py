@@ -146,6 +146,15 @@ def test_masks_that_are_shared_beyond_what_is_remembered(shape, instruction_set)
         assert torch.equal(ops.dropout_apply(x, state(), 0.5, mask_strides=strides), want)
 
 
+def test_dimensions_behind_the_last_mask_stride_share_decisions():
+    x = torch.randn(5, 3, 4, 7)
+    for own in range(5):
+        strides = reference.row_major(x.shape[:own])
+        got = ops.dropout_apply(x, state(), 0.5, mask_strides=strides)
+        assert_same_bits(got, ops.dropout_apply(x, state(), 0.5, mask_strides=strides + [0] * (4 - own)))
+        assert_same_bits(got, reference.dropout_apply(x, state(), 0.5, mask_strides=strides))
+
+
 def test_shard_of_a_larger_tensor_gets_its_global_mask(instruction_set):
     """Columns 20 to 29 of rows 3 to 6 of a (10, 64) tensor, from its base and strides alone."""
     whole = torch.randn(10, 64)

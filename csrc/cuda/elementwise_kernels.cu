@@ -100,7 +100,7 @@ struct StridedArgs {
 
 // A thread takes 8 neighbours of a run.
 template <class Pipeline, class T>
-__global__ void __launch_bounds__(kThreads, kStridedBlocks<T>)
+__global__ void __launch_bounds__(kThreads, kStridedBlocks<T, Pipeline::kInputs>)
     strided_kernel(const __grid_constant__ StridedArgs<Pipeline, T> a) {
   constexpr int kInputs = Pipeline::kInputs;
   using Inputs = std::make_index_sequence<kInputs>;
