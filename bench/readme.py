@@ -37,7 +37,7 @@ def section(path: Path) -> str:
         "Our time divided by theirs, medians of interleaved pairs, one run; "
         f"`bench/results/{path.name}` has every quantile.\n\n{body}\n\n"
         f"The layers, float32, {LARGE:,} elements where no other number is named; one thread / all. A new output and\n"
-        "the gradient are measured against `torch.mul`, in place against `mul_`; native is PyTorch's own layer, or what\n"
+        "the gradient are measured against `torch.mul`, in place against `mul_`; native is PyTorch's own, or what\n"
         f"libraries write where PyTorch has none; `!` misses the target.\n\n{layers}\n\n"
         f"Saved for backward, {saved['numel']:,} elements of {saved['dtype']}: {saved['subject_bytes']} bytes; "
         f"F.dropout {saved['baseline_bytes']:,}.\n"

@@ -14,8 +14,7 @@ remedies, each in a small residual network:
 A fifth of the training labels is wrong, the test labels are right: what learns the wrong ones by heart pays for it. The
 networks normalise by groups of channels: a batch's statistics while branches are being dropped are not those of
 evaluation, which in a network as small as this would do more harm than DropPath does good. With --strict the exit
-status is 1 unless each of the three raises the training error, in which the wrong labels count, and lowers the test
-error.
+status is 1 unless each of the three narrows the gap between training and test error and lowers the test error.
 """
 
 import sys
@@ -26,11 +25,11 @@ from torch import Tensor, nn
 
 from fused_dropout import DropBlock2d, Dropout2d, DropPath
 
-from .experiment import Claim, compare, conclude, digits, plot_errors, print_errors, read_options
+from .experiment import compare, conclude, digits, improvements, plot_errors, print_errors, read_options
 
 TRAINING_SIZE, MISLABELLED = 300, 60
 BATCH, LEARNING, CHANNELS, GROUPS, BLOCKS = 50, 3e-3, 16, 4, 4
-P_CHANNEL, P_PATH, P_BLOCK, BLOCK_SIZE = 0.2, 0.5, 0.2, 3
+P_CHANNEL, P_PATH, P_BLOCK, BLOCK_SIZE = 0.3, 0.5, 0.3, 3
 
 
 class Residual(nn.Module):
@@ -57,7 +56,7 @@ def network(
     return nn.Sequential(
         *(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, CHANNELS, 3, padding=1), nn.GroupNorm(GROUPS, CHANNELS), nn.ReLU()),
         *(first, nn.MaxPool2d(2), *others),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 10)),
+        *(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * CHANNELS, 10)),
     )
 
 
@@ -70,18 +69,13 @@ VARIANTS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = read_options(__file__, __doc__, arguments, seeds=5, epochs=50)
+    options = read_options(__file__, __doc__, arguments, seeds=5, epochs=40)
     training, test = digits(TRAINING_SIZE, MISLABELLED, options.device)
     errors, _ = compare(VARIANTS, training, test, options, batch=BATCH, learning=LEARNING)
     title = f"{MISLABELLED} of {TRAINING_SIZE} training labels are wrong: learnt by heart, without dropout"
     plot_errors(errors, title, "wrong answers (%)", (-1, 50), options.plot)
     print_errors(errors, "Wrong answers, in %,")
-    claims = []
-    for name in list(VARIANTS)[1:]:
-        # Not the gap: who learns no wrong label has a larger error in training than in the test.
-        difference = errors[name][:, -1] - errors["no dropout"][:, -1]
-        claims.append(Claim(f"{name} raises the training error, by", difference[:, 0]))
-        claims.append(Claim(f"{name} lowers the test error, by", -difference[:, 1]))
+    claims = [claim for name in list(VARIANTS)[1:] for claim in improvements(errors, name, "no dropout")]
     return conclude(claims, "in percentage points", options, "convolution")
 
 

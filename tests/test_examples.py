@@ -16,7 +16,7 @@ for needed in ("sklearn", "matplotlib", "tqdm"):
 
 from examples import experiment, recurrent, uncertainty  # noqa: E402
 from examples.experiment import Claim, Data  # noqa: E402
-from fused_dropout import Dropout  # noqa: E402
+from fused_dropout import Dropout, predict  # noqa: E402
 
 CPU = torch.device("cpu")
 VARIANTS = {
@@ -232,6 +232,8 @@ def test_ensemble_spreads_and_softmax_does_not():
     torch.testing.assert_close(alone.probability, net(x).softmax(1))
     assert not alone.spread.any()
     assert (together.spread > 0).all()
+    _, variance = predict(nn.Sequential(net, nn.Softmax(1)), x, samples=uncertainty.SAMPLES, seed=0)
+    torch.testing.assert_close(together.spread**2, variance)
     for answer in (alone, together):
         torch.testing.assert_close(answer.probability.sum(1), torch.ones(5))
     assert not any(module.training for module in net.modules())

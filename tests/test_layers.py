@@ -6,12 +6,14 @@ import math
 import re
 import textwrap
 import warnings
+from unittest import mock
 
 import pytest
 import torch
 from conftest import DTYPES
 from test_values import assert_same_bits
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_dropout
 from fused_dropout import functional, modules, reference, rng
@@ -305,6 +307,35 @@ def test_tensor_p_equals_the_float_and_counts_as_one_outside(name, i, value):
         got = invoke(name, i, p, rng=STATE)
         assert got is not CASES[name][i]["input"], "a tensor p is not read on the host"
         assert torch.equal(got, invoke(name, i, number, rng=STATE))
+
+
+class NoHostRead(TorchDispatchMode):
+    """Fails where a tensor's value reaches the host, which on a GPU would wait for the device."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "i"), CALLS, ids=ids(CALLS))
+def test_tensor_p_and_state_are_never_read_on_the_host(name, i):
+    p, rng = torch.tensor(0.3), fused_dropout.draw()
+    case = {**CASES[name][i], "input": CASES[name][i]["input"].clone().requires_grad_()}
+    with NoHostRead(), mock.patch.dict(CASES, {name: {i: case}}):
+        invoke(name, i, p, rng=rng).sum().backward()
+        if name in FUNCTIONS:
+            invoke(name, i, p, False)
+
+
+@pytest.mark.parametrize(("name", "i"), CALLS, ids=ids(CALLS))
+def test_what_is_saved_for_backward_is_the_state(name, i):
+    """16 bytes, whatever the size: no mask, no noise, no input."""
+    saved = []
+    case = {**CASES[name][i], "input": CASES[name][i]["input"].clone().requires_grad_()}
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
+    with hooks, mock.patch.dict(CASES, {name: {i: case}}):
+        invoke(name, i)
+    assert [(t.dtype, t.shape) for t in saved] == [(torch.int64, (2,))]
 
 
 @pytest.mark.parametrize(("name", "i"), CALLS, ids=ids(CALLS))

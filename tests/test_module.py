@@ -48,6 +48,11 @@ LAYERS = [
 ]
 NAMES = [row[0].__name__ for row in LAYERS]
 SIX = [row[0] for row in LAYERS[:6]]
+SHAPES = {name: (8, 16) for name in ("Dropout", "GaussianDropout")} | {
+    "Dropout1d": (8, 16, 5),
+    "LockedDropout": (8, 16, 5),
+    "Dropout3d": (4, 4, 2, 3, 4),
+}
 
 
 @pytest.mark.parametrize(("layer", "options"), LAYERS, ids=NAMES)
@@ -118,6 +123,23 @@ def test_p_of_every_layer_may_change_at_run_time(layer, options):
     module.p = -0.5
     with pytest.raises(ValueError, match=r"between 0 and 1, but got -0\.5"):
         module(x)
+
+
+@pytest.mark.parametrize(("layer", "options"), LAYERS, ids=NAMES)
+def test_a_schedule_of_a_tensor_p_compiles_once(layer, options):
+    from torch._dynamo.testing import CompileCounter
+
+    module, counter = layer(torch.tensor(0.0, dtype=torch.float64), **options), CompileCounter()
+    shape = SHAPES.get(layer.__name__, (8, 16, 6, 6))
+    x = torch.randn(shape)
+    compiled = torch.compile(module, backend=counter, fullgraph=True)
+    outputs = []
+    for p in (0.1, 0.5, 0.9):
+        module.p.fill_(p)
+        outputs.append(compiled(x, rng=(1, 0)))
+        assert torch.equal(outputs[-1], layer(p, **options)(x, rng=(1, 0)))
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
 
 
 def test_state_dict_is_empty_and_loads_both_ways():
