@@ -69,7 +69,7 @@ VARIANTS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = read_options(__file__, __doc__, arguments, seeds=5, epochs=40)
+    options = read_options(__file__, __doc__, arguments, seeds=8, epochs=40)
     training, test = digits(TRAINING_SIZE, MISLABELLED, options.device)
     errors, _ = compare(VARIANTS, training, test, options, batch=BATCH, learning=LEARNING)
     title = f"{MISLABELLED} of {TRAINING_SIZE} training labels are wrong: learnt by heart, without dropout"

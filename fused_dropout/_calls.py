@@ -1,7 +1,7 @@
 """What the functions are made of: arguments checked, identities and evaluation, and one call of an operation."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -102,6 +102,12 @@ def check_features(input: Tensor, own: int, p: Probability, training: bool) -> N
 def leading(input: Tensor, own: int) -> list[int]:
     """The mask strides of decisions that only the first `own` dimensions, at most two, have for themselves."""
     return [input.shape[1], 1] if own == 2 and input.dim() > 1 else [1] * min(own, input.dim())
+
+
+def moved(p: "float | Tensor | None", fn: Callable[[Tensor], Tensor]) -> "float | Tensor | None":
+    """A module's p after ``module._apply(fn)``: a tensor follows to another device, but keeps the dtype, which decides
+    the mask."""
+    return p.to(fn(p).device) if isinstance(p, Tensor) else p
 
 
 def scaled(p: Probability, factor: float) -> Probability:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from . import functional as F
-from ._calls import check_block, check_flags, check_mode, check_per
+from ._calls import check_block, check_flags, check_mode, check_per, moved
 from .rng import Rng, check_noise_shape, probability
 
 
@@ -35,10 +35,8 @@ class _Layer(_DropoutNd):
             setattr(self, option, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """A tensor p follows the module to another device. It keeps its dtype, which decides the mask."""
         super()._apply(fn, recurse)
-        if isinstance(self.p, Tensor):
-            self.p = self.p.to(fn(self.p).device)
+        self.p = moved(self.p, fn)
         return self
 
     def extra_repr(self) -> str:

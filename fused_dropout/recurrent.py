@@ -1,12 +1,13 @@
 """Zoneout: a recurrent cell whose units keep their previous value at random."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from . import functional as F
+from ._calls import moved
 from .rng import Rng, probability
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]  # h, or (h, c)
@@ -49,8 +50,8 @@ class Zoneout(nn.Module):
             if isinstance(cell, (nn.GRUCell, nn.RNNCell)):
                 raise ValueError(f"Zoneout: expected no p_cell, since {type(cell).__name__} has no cell state")
         self.cell = cell
-        self.p = p
-        self.p_cell = p_cell
+        self.p: Any = p
+        self.p_cell: Any = p_cell
 
     def forward(self, input: Tensor, hx: State | None = None, *, rng: Any = None) -> State:
         new = self.cell(input, hx)
@@ -65,6 +66,11 @@ class Zoneout(nn.Module):
         # Under autocast a cell's new state may have another dtype than the one it was given.
         previous = torch.zeros_like(new) if previous is None else previous.to(new.dtype)
         return F.zoneout(new, previous, p, self.training, rng=rng)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.p, self.p_cell = moved(self.p, fn), moved(self.p_cell, fn)
+        return self
 
     def extra_repr(self) -> str:
         return f"p={self.p}" if self.p_cell is None else f"p={self.p}, p_cell={self.p_cell}"

@@ -1,12 +1,12 @@
 """WeightDrop: dropout on the parameters of any module, for the length of a call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from . import functional as F
-from ._calls import check_mode
+from ._calls import check_mode, moved
 from .rng import probability
 
 
@@ -61,7 +61,7 @@ class WeightDrop(nn.Module):
         check_mode("WeightDrop", mode)
         self.module = module
         self.names = _names(module, names)
-        self.p = p
+        self.p: Any = p
         self.mode = mode
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -80,6 +80,11 @@ class WeightDrop(nn.Module):
         finally:
             for place, weight in zip(places, raw, strict=True):
                 _put(*place, weight)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.p = moved(self.p, fn)
+        return self
 
     def extra_repr(self) -> str:
         parts = [f"names={self.names}", f"p={self.p}"]

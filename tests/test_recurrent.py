@@ -194,3 +194,10 @@ def test_ints_are_states():
     rng = ((4, 8), (5, 8))
     for value, again in zip(layer(x, rng=rng), layer(x, rng=rng), strict=True):
         assert torch.equal(value, again)
+
+
+def test_tensors_p_follow_the_module_and_keep_their_dtype():
+    p = torch.tensor(0.25, dtype=torch.float64)
+    module = Zoneout(nn.LSTMCell(3, 2), p, p.clone()).to("meta", torch.bfloat16)
+    for tensor in (module.p, module.p_cell):
+        assert (tensor.device.type, tensor.dtype) == ("meta", torch.float64)

@@ -316,3 +316,9 @@ def test_repr_is_complete():
 def test_errors(args, options, error, message):
     with pytest.raises(error, match=message):
         WeightDrop(*args, **options)
+
+
+def test_a_tensor_p_follows_the_module_and_keeps_its_dtype():
+    module = WeightDrop(nn.Linear(3, 2), p=torch.tensor(0.25, dtype=torch.float64)).to("meta", torch.bfloat16)
+    assert (module.p.device.type, module.p.dtype) == ("meta", torch.float64)
+    assert "p" not in module.state_dict()
