@@ -46,6 +46,14 @@ class KeepDecisions {
     copy(bits, 0, keep, at, count);
   }
 
+  // The decisions about 64 elements.
+  FD_HOST_DEVICE Batch whole(uint64_t mask_index, uint64_t mask_stride) {
+    if (mask_stride == 1) return word(mask_index);
+    Batch keep = 0;
+    put(keep, 0, mask_index, mask_stride, kBatch);
+    return keep;
+  }
+
   static FD_HOST_DEVICE void copy(const Batch& from, int from_at, Batch& to, int to_at, int count) {
     to |= (from >> from_at & ~uint64_t{0} >> (kBatch - count)) << to_at;
   }
@@ -149,6 +157,12 @@ class NormalDecisions {
         z[i] = mask_stride == 1 ? remembered(index) : maker.one(index);
       }
     }
+  }
+
+  Batch whole(uint64_t mask_index, uint64_t mask_stride) {
+    Batch batch;
+    put(batch, 0, mask_index, mask_stride, kBatch);
+    return batch;
   }
 
   static void copy(const Batch& from, int from_at, Batch& to, int to_at, int count) {

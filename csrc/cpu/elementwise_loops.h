@@ -32,8 +32,11 @@ class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
     if (layout_.flat > 1) {
       next_row_ = layout_.mask_stride[1] - static_cast<uint64_t>(layout_.size[0]) * layout_.mask_stride[0];
     }
+    equal_rows_ = unit_ && layout_.flat > 1 && layout_.mask_stride[0] == 1 && layout_.mask_stride[1] == 0 &&
+                  layout_.size[0] % kBatch == 0 && layout_.size[0] <= kEqualRow;
+    linear_ = layout_.mask_stride[0] == 1;
     for (int d = 1; d <= layout_.flat && d < layout_.ndim; ++d) {
-      shared_ = shared_ || (layout_.mask_stride[d] == 0 && Decisions::kRemembered > 0);
+      if (layout_.mask_stride[d] == 0 && Decisions::kRemembered > 0) linear_ = false;
     }
   }
 
@@ -59,7 +62,9 @@ class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
     while (n > 0) {
       const int64_t left = std::min(n, mask.left);
       int64_t done;
-      if (left >= kBatch) {
+      if (equal_rows_ && mask.left == layout_.size[0] && n >= layout_.size[0]) {
+        done = equal_rows(at, mask, n);
+      } else if (left >= kBatch) {
         done = row(at, mask.index, left);
         move(mask, done);
       } else {
@@ -74,6 +79,25 @@ class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
       }
       n -= done;
     }
+  }
+
+  // Whole rows of one mask, made once. Leaves `mask` behind the last of them.
+  int64_t equal_rows(Pointers& at, MaskPlace& mask, int64_t n) {
+    const Pipeline pipeline = pipeline_;
+    const int64_t batches = layout_.size[0] / kBatch;
+    const int64_t rows = std::min(n / layout_.size[0], layout_.size[1] - coordinate_[1]);
+    Batch decided[kEqualRow / kBatch];
+    for (int64_t b = 0; b < batches; ++b) {
+      decided[b] = decisions_.whole(mask.index + static_cast<uint64_t>(b * kBatch), 1);
+    }
+    int64_t i = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t b = 0; b < batches; ++b, i += kBatch) batch(pipeline, decided[b], at, i);
+    }
+    advance(at, i);
+    coordinate_[1] += rows - 1;
+    move(mask, layout_.size[0]);
+    return i;
   }
 
   // Moves on by `count` elements, at most to the row's end and so to the next row's beginning.
@@ -101,35 +125,43 @@ class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
   FD_HOST_DEVICE int64_t row(Pointers& at, uint64_t mask_index, int64_t n) {
     const uint64_t mask_stride = layout_.mask_stride[0];
     int64_t done = 0;
-    if (unit_ && mask_stride == 1 && !shared_ && n >= Maker::kMade && same_high_half(mask_index / kGroup, n)) {
-      const int64_t skip = static_cast<int64_t>(-mask_index % kGroup);
-      if (skip == 0) {
-        done = linear_batches(at, mask_index, n);
-        advance(at, done);
-        return done;
-      }
-      Batch decided{};
-      decisions_.put(decided, 0, mask_index, 1, static_cast<int>(skip));
-      take(decided, at, skip);
-      return skip;
-    }
-    if (mask_stride == 0) {
-      Batch decided{};
-      decisions_.put(decided, 0, mask_index, 0, kBatch);
-      if (unit_ && Decisions::drops_all(decided) && !reads_dropped<Pipeline>) {
-        for (; done + kBatch <= n; done += kBatch) Base::template batch<false>(pipeline_, decided, at, done);
-        advance(at, done);
-      } else {
-        for (; done + kBatch <= n; done += kBatch) take(decided, at, kBatch);
+    if (!unit_) {
+      for (; done + kBatch <= n; done += kBatch) {
+        take(decisions_.whole(mask_index + static_cast<uint64_t>(done) * mask_stride, mask_stride), at, kBatch);
       }
       return done;
     }
-    for (; done + kBatch <= n; done += kBatch) {
-      Batch decided{};
-      decisions_.put(decided, 0, mask_index + static_cast<uint64_t>(done) * mask_stride, mask_stride, kBatch);
-      take(decided, at, kBatch);
+    if (mask_stride == 0) {
+      const Batch decided = decisions_.whole(mask_index, 0);
+      const bool unread = Decisions::drops_all(decided) && !reads_dropped<Pipeline>;
+      done = unread ? equal_batches<false>(decided, at, n) : equal_batches<true>(decided, at, n);
+    } else if (linear_ && n >= Maker::kMade && same_high_half(mask_index / kGroup, n)) {
+      const int64_t skip = static_cast<int64_t>(-mask_index % kGroup);
+      if (skip != 0) {
+        Batch decided{};
+        decisions_.put(decided, 0, mask_index, 1, static_cast<int>(skip));
+        take(decided, at, skip);
+        return skip;
+      }
+      done = linear_batches(at, mask_index, n);
+    } else {
+      for (; done + kBatch <= n; done += kBatch) {
+        batch(pipeline_, decisions_.whole(mask_index + static_cast<uint64_t>(done) * mask_stride, mask_stride), at,
+              done);
+      }
     }
+    advance(at, done);
     return done;
+  }
+
+  // Batches of one decision.
+  template <bool kReadFirst>
+  int64_t equal_batches(const Batch& decided, const Pointers& at, int64_t n) const {
+    const Pipeline pipeline = pipeline_;
+    const Batch same = decided;
+    int64_t i = 0;
+    for (; i + kBatch <= n; i += kBatch) Base::template batch<kReadFirst>(pipeline, same, at, i);
+    return i;
   }
 
   // The loop where the time goes: contiguous operands and mask, the mask aligned to its groups.
@@ -147,7 +179,10 @@ class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
     return i;
   }
 
-  bool shared_ = false;           // rows of one mask follow each other
+  static constexpr int64_t kEqualRow = 4096;  // elements of a row whose decisions fit into a few cache lines
+
+  bool equal_rows_;               // rows are of whole batches, and neighbours along dimension 1 share their mask
+  bool linear_;                   // rows of neighbouring mask indices, none of which is met again
   uint64_t next_row_ = 0;         // of mask indices, from behind a row to the beginning of the next
   int64_t coordinate_[kMaxDims];  // of the row, within the run
 };
