@@ -234,7 +234,7 @@ def dropout_apply(
     mask_base: int = 0,
     block: Sequence[int] | None = None,
 ) -> Tensor:
-    _check("dropout", [input], p, p_tensor, state)
+    check("dropout", [input], p, p_tensor, state)
     honoured = p if p_tensor is None else p_tensor
     if block is None:
         keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
@@ -254,7 +254,7 @@ def alpha_dropout_apply(
     mask_strides: Sequence[int] | None = None,
     mask_base: int = 0,
 ) -> Tensor:
-    _check("alpha_dropout", [input], p, p_tensor, state)
+    check("alpha_dropout", [input], p, p_tensor, state)
     keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
     honoured = p if p_tensor is None else p_tensor
     a, q = gain_of(honoured, GAIN_ALPHA), kept(honoured)
@@ -273,7 +273,7 @@ def dropout_add_apply(
     mask_strides: Sequence[int] | None = None,
     mask_base: int = 0,
 ) -> Tensor:
-    _check("dropout_add", [input, residual], p, p_tensor, state)
+    check("dropout_add", [input, residual], p, p_tensor, state)
     keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
     scaled = _scaled(input, keep, gain_of(p if p_tensor is None else p_tensor, gain))
     return (residual.to(scaled.dtype) + scaled).to(input.dtype)
@@ -290,7 +290,7 @@ def gaussian_dropout_apply(
     mask_base: int = 0,
 ) -> Tensor:
     """x * (1 + stddev * z), each step rounded in the type computed in."""
-    _check("gaussian_dropout", [input], p, p_tensor, state)
+    check("gaussian_dropout", [input], p, p_tensor, state)
     honoured = p if p_tensor is None else p_tensor
     wide = compute(input.dtype)
     noise = normal_noise(state, input.shape, dtype=wide, mask_strides=mask_strides, mask_base=mask_base)
@@ -309,7 +309,7 @@ def zoneout_apply(
     mask_strides: Sequence[int] | None = None,
     mask_base: int = 0,
 ) -> Tensor:
-    _check("zoneout", [input, previous], p, p_tensor, state)
+    check("zoneout", [input, previous], p, p_tensor, state)
     keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
     return torch.where(keep, input, previous)
 
@@ -325,7 +325,7 @@ def dropped_apply(
     mask_base: int = 0,
 ) -> Tensor:
     """The other half of the mask: the derivative of zoneout by `previous`."""
-    _check("dropped", [input], p, p_tensor, state)
+    check("dropped", [input], p, p_tensor, state)
     keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
     return torch.where(keep, 0.0, input)
 
@@ -334,7 +334,7 @@ def _drawing(name, apply, inputs=1):  # type: ignore[no-untyped-def]
     """The operation that draws a state, from the one that is given it."""
 
     def operation(*args, generator=None, call_id=None, **kwargs):  # type: ignore[no-untyped-def]
-        _check(name, args[:inputs], args[inputs], kwargs.get("p_tensor"))
+        check(name, args[:inputs], args[inputs], kwargs.get("p_tensor"))
         state = draw(args[0], generator=generator)
         return apply(*args[:inputs], state, *args[inputs:], **kwargs), state
 
@@ -351,7 +351,7 @@ def _in_place(apply):  # type: ignore[no-untyped-def]
 
 def _drawing_in_place(name, apply):  # type: ignore[no-untyped-def]
     def operation(self: Tensor, p: float, *, generator=None, call_id=None, **kwargs):  # type: ignore[no-untyped-def]
-        _check(name, [self], p, kwargs.get("p_tensor"))
+        check(name, [self], p, kwargs.get("p_tensor"))
         _check_writable(self)
         state = draw(self, generator=generator)
         self.copy_(apply(self, state, p, **kwargs))
@@ -371,7 +371,7 @@ gaussian_dropout_ = _drawing_in_place("gaussian_dropout", gaussian_dropout_apply
 zoneout = _drawing("zoneout", zoneout_apply, inputs=2)
 
 
-def _check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None, state: Tensor | None = None) -> None:
+def check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None, state: Tensor | None = None) -> None:
     """What csrc/border.cpp refuses, before a state is drawn."""
     x = inputs[0]
     if x.dtype not in FLOATS:

@@ -43,6 +43,7 @@ def test_python_arrows():
         "reference": set(),
         "_extension": {"reference"},
         "rng": {"_extension", "reference"},
+        "_vmap": {"_extension", "reference"},
         "_calls": {"_extension", "reference", "rng"},
         "functional": {"_calls", "_extension", "reference", "rng"},
         "modules": {"_calls", "functional", "rng"},

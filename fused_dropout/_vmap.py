@@ -1,0 +1,166 @@
+"""torch.vmap: what the operations do with a batch dimension that they do not see.
+
+An operation that applies a state gives every sample the mask of that state: along the batch dimension the mask's stride
+is 0, so all samples are one call. Where the state (or p) is itself batched, each sample is a call of its own. An
+operation that draws does as vmap's ``randomness`` says: refuses, draws one state for all samples, or one for each; also
+where its input is not batched, as PyTorch's own random operations do.
+
+Written in Python, since the headers that torch 2.13 ships for it cannot be included.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._extension import NAMES, extension
+from .reference import check, row_major
+
+try:
+    from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+except ImportError:  # private to torch: without it vmap runs sample by sample, and does not ask for randomness
+    retrieve_current_functorch_interpreter = None  # type: ignore[assignment]
+
+INPUTS = {"dropout_add": 2, "zoneout": 2}  # tensors before the state; one in the others
+KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched).add(torch._C.DispatchKey.FuncTorchVmapMode)
+
+
+class Level:
+    """The vmap that is running. What is called within ``below`` goes to the next one outside."""
+
+    def __init__(self) -> None:
+        interpreter: Any = retrieve_current_functorch_interpreter()
+        self.id, self.size, self.randomness = interpreter.level(), interpreter.batch_size(), interpreter.randomness()
+
+    def below(self) -> AbstractContextManager[Any]:
+        return torch._C._ExcludeDispatchKeyGuard(KEYS)
+
+    def unwrapped(self, tensor: "Tensor | None") -> "Unwrapped":
+        if tensor is None:
+            return Unwrapped(None, False)
+        value, dim = torch._C._functorch._unwrap_batched(tensor, self.id)
+        return Unwrapped(value, False) if dim is None else Unwrapped(value.movedim(dim, 0), True)
+
+    def batched(self, tensor: Tensor) -> Tensor:
+        return torch._C._functorch._add_batch_dim(tensor, 0, self.id)
+
+    def check_randomness(self) -> None:
+        if self.randomness == "error":
+            raise RuntimeError(
+                "vmap: called random operation while in randomness error mode. Please either use the 'same' or "
+                "'different' randomness flags on vmap or perform the randomness operation out of vmap"
+            )
+
+    def draw(self, like: Tensor, generator: "torch.Generator | None") -> Tensor:
+        """One state for all samples, or one for each along a batch dimension."""
+
+        def one() -> Tensor:  # of a fresh tensor, so that no compiler merges two of them
+            return torch.ops.fused_dropout.draw.default(torch.empty(0, device=like.device), generator=generator)
+
+        if self.randomness == "same":
+            return one()
+        return self.batched(torch.stack([one() for _ in range(self.size)]))
+
+
+class Unwrapped(NamedTuple):
+    """A tensor without the batch dimension of a level, which then is its first one."""
+
+    value: Any
+    batched: bool
+
+    def sample(self, i: int) -> Any:
+        return self.value[i] if self.batched else self.value
+
+    def samples(self, level: Level) -> Tensor:
+        return self.value if self.batched else self.value.expand(level.size, *self.value.shape)
+
+
+def apply(level: Level, op: Any, inputs: Sequence[Unwrapped], state: Tensor, p: float, **options: Any) -> Any:
+    """The pure operation on every sample; in place, where `op` is, and then None."""
+    given, p_tensor = level.unwrapped(state), level.unwrapped(options.pop("p_tensor", None))
+
+    def run(tensors: Sequence[Tensor], state: Tensor, p_tensor: "Tensor | None", **changed: Any) -> Any:
+        return op(*tensors, state, p, p_tensor=p_tensor, **options, **changed)
+
+    each = given.batched or p_tensor.batched
+    if not each and not any(x.batched for x in inputs):
+        return run([x.value for x in inputs], given.value, p_tensor.value)
+    if not each and options.get("block") is None:
+        tensors = [x.samples(level) for x in inputs]
+        strides = options.pop("mask_strides", None)
+        strides = row_major(tensors[0].shape[1:]) if strides is None else strides
+        output = run(tensors, given.value, p_tensor.value, mask_strides=[0, *strides])
+        return output if output is None else level.batched(output)
+    outputs = [run([x.sample(i) for x in inputs], given.sample(i), p_tensor.sample(i)) for i in range(level.size)]
+    return None if outputs and outputs[0] is None else level.batched(torch.stack(outputs))
+
+
+def pure(name: str) -> Callable[..., Any]:
+    """The rule of an operation that is given its state."""
+    op = getattr(torch.ops.fused_dropout, name).default
+    stem = name.removesuffix("_").removesuffix("_apply")
+    count = INPUTS.get(stem, 1)
+
+    def rule(*args: Any, **options: Any) -> Any:
+        level = Level()
+        with level.below():
+            inputs = [level.unwrapped(x) for x in args[:count]]
+            each = level.unwrapped(args[count]).batched or level.unwrapped(options.get("p_tensor")).batched
+            if name.endswith("_") and each and not inputs[0].batched:
+                raise RuntimeError(
+                    f"vmap: {name} cannot give an unbatched tensor a mask for each sample in place; "
+                    f"call {name[:-1]} instead"
+                )
+            return apply(level, op, inputs, *args[count:], **options)
+
+    return rule
+
+
+def random(name: str) -> Callable[..., Any]:
+    """The rule of an operation that draws: a state, then the operation that is given it."""
+    stem = name.removesuffix("_")
+    in_place = name != stem
+    op = getattr(torch.ops.fused_dropout, f"{stem}_apply_" if in_place else f"{stem}_apply").default
+    count = INPUTS.get(stem, 1)
+
+    def rule(*args: Any, generator: Any = None, call_id: Any = None, **options: Any) -> Any:
+        level = Level()
+        level.check_randomness()
+        with level.below():
+            inputs = [level.unwrapped(x) for x in args[:count]]
+            if in_place and level.randomness == "different" and not inputs[0].batched:
+                raise RuntimeError(
+                    "vmap: Cannot ask for different inplace randomness on an unbatched tensor. This will appear like "
+                    "same randomness. If this is necessary for your usage, please call it out of place."
+                )
+            p_tensor = level.unwrapped(options.get("p_tensor")).value
+            check(stem, [x.samples(level) for x in inputs], args[count], p_tensor)
+            state = level.draw(inputs[0].value, generator)
+            output = apply(level, op, inputs, state, *args[count:], **options)
+            return state if in_place else (output, state)
+
+    return rule
+
+
+def draw(device_of: Tensor, *, generator: "torch.Generator | None" = None) -> Tensor:
+    level = Level()
+    level.check_randomness()
+    with level.below():
+        return level.draw(level.unwrapped(device_of).value, generator)
+
+
+def register() -> torch.library.Library:
+    library = torch.library.Library("fused_dropout", "IMPL")
+    for name in NAMES:
+        if "_apply" in name:
+            library.impl(name, pure(name), "FuncTorchBatched")
+        elif name not in ("draw", "make_state", "keep_mask", "normal_noise"):
+            library.impl(name, random(name), "FuncTorchVmapMode")
+    library.impl("draw", draw, "FuncTorchVmapMode")
+    return library
+
+
+# What a library registers lives as long as it does.
+_registered = None if extension is None or retrieve_current_functorch_interpreter is None else register()
