@@ -113,7 +113,7 @@ def test_noise_shape_shares_decisions(layout, shape, noise_shape, why, instructi
     assert torch.equal(fused_dropout.keep_mask(shape, 0.4, STATE, noise_shape=noise_shape), keep.expand(shape))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_any_shape_layout_and_noise_shape(data):
     """Rows and runs of every length, masks shared along any dimensions, in memory of any order: all are one map."""
@@ -129,12 +129,23 @@ def test_any_shape_layout_and_noise_shape(data):
     x = whole[..., : memory[-1]].permute([order.index(d) for d in range(len(shape))])
     options = {"mask_strides": reference.row_major(noise_shape), "mask_base": base}
     want = reference.dropout_apply(x, state(), p, **options)
+    noise = ops.normal_noise(state(), shape, **options)
+    noisy = x * (1 + torch.tensor((reference.dropped(0.3) / reference.kept(0.3)) ** 0.5) * noise)
     for name in INSTRUCTION_SETS:
         with using_instruction_set(name):
+            assert torch.equal(ops.gaussian_dropout_apply(x, state(), 0.3, **options), noisy), name
             assert torch.equal(ops.dropout_apply(x, state(), p, **options), want), name
             y = whole.clone().as_strided(x.shape, x.stride())
             ops.dropout_apply_(y, state(), p, **options)
             assert torch.equal(y, want), name
+
+
+def test_mask_index_wraps_at_64_bits_in_tiles(instruction_set):
+    """Memory across the mask's order, and a base so close to the end that a tile begins before it and ends behind."""
+    x = torch.ones(300, 70).t()
+    for base in range(-200, 0, 7):
+        want = reference.dropout_apply(x, state(), 0.5, mask_base=base)
+        assert torch.equal(ops.dropout_apply(x, state(), 0.5, mask_base=base), want), base
 
 
 @pytest.mark.parametrize("shape", [(3, 2**17 + 5000), (5, 2**17 - 3), (2, 3, 70_001), (40_000, 2, 5)], ids=str)

@@ -61,11 +61,11 @@ class KeepDecisions {
   // The decisions about up to kTileAlong elements, from any mask index on.
   FD_HOST_DEVICE void put_along(Batch* const (&keep)[2], uint64_t mask_index, int64_t) {
     static_assert(kTileAlong + kGroup <= 2 * kBatch, "wherever in a group they begin");
-    const uint64_t group = mask_index / kGroup, skip = mask_index % kGroup;
+    const uint64_t skip = mask_index % kGroup;
     uint64_t made[2];
     for (int w = 0; w < 2; w += Maker::kMade / kBatch) {
       uint64_t some[Maker::kMade / kBatch];
-      make_any(group + static_cast<uint64_t>(w) * (kBatch / kGroup), some);
+      make_any((mask_index + static_cast<uint64_t>(w) * kBatch) / kGroup, some);  // the index wraps, not the group
       std::memcpy(made + w, some, sizeof(some));
     }
     *keep[0] = skip == 0 ? made[0] : made[0] >> skip | made[1] << (kBatch - skip);
