@@ -37,8 +37,9 @@ class WeightDrop(nn.Module):
         ValueError: a name that the module has no parameter of, p outside [0, 1], or an unknown mode.
         TypeError: an argument of the wrong type.
 
-    ``torch.compile`` takes it whole, but for nn.RNN, LSTM and GRU, where Dynamo breaks the graph as it does without
-    WeightDrop. On CUDA, cuDNN warns that the weights of such a layer are not one chunk of memory: it copies them.
+    ``torch.compile`` takes it whole from torch 2.13 on (in 2.11 Dynamo breaks the graph), but for nn.RNN, LSTM and GRU,
+    where it breaks as it does without WeightDrop. On CUDA, cuDNN warns that the weights of such a layer are not one
+    chunk of memory: it copies them.
 
     Equivalent to::
 
