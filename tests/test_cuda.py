@@ -25,6 +25,22 @@ def test_the_gpu_gives_the_bits_of_the_cpu(layout, pipeline, dtype):
         assert_same_bits(got.cpu(), want)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_noise_blocks_and_shared_masks_give_the_bits_of_the_cpu(layout, dtype):
+    for shape in ((2, 3, 14, 15), (3, 8, 7, 7), (2, 64, 20, 20)):
+        x = LAYOUTS[layout](torch.randn(shape).to(dtype))
+        for call in (
+            lambda v: fused_dropout.gaussian_dropout(v, 0.3, rng=STATE),
+            lambda v: fused_dropout.drop_block2d(v, 0.2, 5, rng=STATE),
+            lambda v: fused_dropout.drop_block2d(v, 0.2, 4, couple_channels=True, clip=True, rng=STATE),
+            lambda v: fused_dropout.dropout2d(v, 0.3, rng=STATE),
+            lambda v: fused_dropout.feature_alpha_dropout(v, 0.3, True, rng=STATE),
+            lambda v: fused_dropout.dropout(v, 0.3, noise_shape=(None, 1, None, None), rng=STATE),
+        ):
+            assert_same_bits(call(x.to("cuda")).cpu(), call(x))
+
+
 def test_a_call_advances_the_generator_by_eight_and_is_predictable():
     torch.cuda.manual_seed(42)
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
