@@ -7,6 +7,7 @@ have the names, arguments and results of the operations in csrc/ops.cpp. Words a
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -178,7 +179,8 @@ def make_state(device_of: Tensor, seed: int, offset: int) -> Tensor:
     return torch.tensor([_signed(seed), _signed(offset)], dtype=torch.int64, device=device_of.device)
 
 
-# The operations. Differentiable as they are: torch.where gives the mask its gradient.
+# The operations. Differentiable as they are: torch.where gives the mask its gradient. `mapping` is mask_strides and
+# mask_base, as keep_mask and normal_noise take them.
 
 
 def _scaled(x: Tensor, keep: Tensor, factor: float | Tensor) -> Tensor:
@@ -251,11 +253,10 @@ def alpha_dropout_apply(
     *,
     p_tensor: Tensor | None = None,
     gain: int = GAIN_UPSCALE,
-    mask_strides: Sequence[int] | None = None,
-    mask_base: int = 0,
+    **mapping: Any,
 ) -> Tensor:
     check("alpha_dropout", [input], p, p_tensor, state)
-    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, **mapping)
     honoured = p if p_tensor is None else p_tensor
     a, q = gain_of(honoured, GAIN_ALPHA), kept(honoured)
     kept_value = input.to(compute(input.dtype)) * _constant(a, input) + _constant(-a * (1 - q) * ALPHA_PRIME, input)
@@ -270,11 +271,10 @@ def dropout_add_apply(
     *,
     p_tensor: Tensor | None = None,
     gain: int = GAIN_UPSCALE,
-    mask_strides: Sequence[int] | None = None,
-    mask_base: int = 0,
+    **mapping: Any,
 ) -> Tensor:
     check("dropout_add", [input, residual], p, p_tensor, state)
-    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, **mapping)
     scaled = _scaled(input, keep, gain_of(p if p_tensor is None else p_tensor, gain))
     return (residual.to(scaled.dtype) + scaled).to(input.dtype)
 
@@ -286,14 +286,13 @@ def gaussian_dropout_apply(
     *,
     p_tensor: Tensor | None = None,
     gain: int = GAIN_UPSCALE,
-    mask_strides: Sequence[int] | None = None,
-    mask_base: int = 0,
+    **mapping: Any,
 ) -> Tensor:
     """x * (1 + stddev * z), each step rounded in the type computed in."""
     check("gaussian_dropout", [input], p, p_tensor, state)
     honoured = p if p_tensor is None else p_tensor
     wide = compute(input.dtype)
-    noise = normal_noise(state, input.shape, dtype=wide, mask_strides=mask_strides, mask_base=mask_base)
+    noise = normal_noise(state, input.shape, dtype=wide, **mapping)
     factor = 1 + _constant(stddev_of(honoured), input) * noise
     return torch.where(_constant(kept(honoured), input) > 0, input.to(wide) * factor, 0.0).to(input.dtype)
 
@@ -306,11 +305,10 @@ def zoneout_apply(
     *,
     p_tensor: Tensor | None = None,
     gain: int = GAIN_UPSCALE,
-    mask_strides: Sequence[int] | None = None,
-    mask_base: int = 0,
+    **mapping: Any,
 ) -> Tensor:
     check("zoneout", [input, previous], p, p_tensor, state)
-    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, **mapping)
     return torch.where(keep, input, previous)
 
 
@@ -321,12 +319,11 @@ def dropped_apply(
     *,
     p_tensor: Tensor | None = None,
     gain: int = GAIN_UPSCALE,
-    mask_strides: Sequence[int] | None = None,
-    mask_base: int = 0,
+    **mapping: Any,
 ) -> Tensor:
     """The other half of the mask: the derivative of zoneout by `previous`."""
     check("dropped", [input], p, p_tensor, state)
-    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, mask_strides=mask_strides, mask_base=mask_base)
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, **mapping)
     return torch.where(keep, 0.0, input)
 
 
