@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -13,14 +14,18 @@ void check_dims(const char* name, int64_t dims) {
   TORCH_CHECK_VALUE(dims <= kMaxDims, name, ": expected at most ", kMaxDims, " dimensions, but got ", dims);
 }
 
-void check_inputs(const char* name, at::ArrayRef<at::Tensor> inputs) {
+void check_inputs(PipelineId id, at::ArrayRef<at::Tensor> inputs) {
+  const char* const name = pipeline_name(id);
   const at::Tensor& x = inputs[0];
   const at::ScalarType dtype = x.scalar_type();
-  TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble, name,
-              ": expected a tensor of dtype float16, bfloat16, float32 or float64, but got ", dtype,
+  const bool real = dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
+  const bool takes_complex = id != PipelineId::kAlphaDropout && id != PipelineId::kNormalNoise;
+  const bool complex = dtype == at::kComplexFloat || dtype == at::kComplexDouble;
+  TORCH_CHECK(real || (complex && takes_complex), name, ": expected a tensor of dtype float16, bfloat16, float32",
+              takes_complex ? ", float64, complex64 or complex128" : " or float64", ", but got ", dtype,
               "; convert it first, or call it with training=False");
   TORCH_CHECK(x.layout() == at::kStrided, name, ": expected a dense tensor, but got one of layout ", x.layout());
-  check_dims(name, x.dim());
+  check_dims(name, x.dim() + complex);
   for (size_t k = 1; k < inputs.size(); ++k) {
     const at::Tensor& other = inputs[k];
     TORCH_CHECK_VALUE(other.sym_sizes() == x.sym_sizes(), name, ": expected all tensors to have the input's shape ",
@@ -85,6 +90,7 @@ DType kernel_dtype(at::ScalarType dtype) {
     case at::kBFloat16:
       return DType::kBFloat16;
     case at::kDouble:
+    case at::kComplexDouble:
       return DType::kFloat64;
     default:
       return DType::kFloat32;
@@ -112,39 +118,75 @@ StateSource state_source(const at::Tensor& state) {
   return {seed, seed + state.stride(0), 0, 0};
 }
 
+namespace {
+
+// The shape of a call in the tensors' own order of dimensions: what `plan` is made from. A complex element is two real
+// ones that share a decision: one more dimension.
+class Shape {
+ public:
+  explicit Shape(const at::Tensor& output) : complex_(output.is_complex()), sizes_(output.sizes().data()) {
+    ndim_ = static_cast<int>(output.dim());
+    if (!complex_) return;
+    own_sizes_[ndim_] = 2;
+    std::copy_n(sizes_, ndim_, own_sizes_.begin());
+    sizes_ = own_sizes_.data();
+  }
+
+  void add_operand(const at::Tensor& t) {
+    const int k = operands_++;
+    strides_[k] = t.strides().data();
+    if (!complex_) return;
+    for (int d = 0; d < ndim_; ++d) own_strides_[k][d] = 2 * strides_[k][d];
+    own_strides_[k][ndim_] = 1;
+    strides_[k] = own_strides_[k].data();
+  }
+
+  Layout layout(const at::OptionalIntArrayRef& given, uint64_t base) const {
+    std::array<uint64_t, kMaxDims> mask_strides;
+    uint64_t row_major = 1;
+    for (int d = ndim_ - 1; d >= 0; --d) {
+      mask_strides[d] = row_major;
+      if (given) mask_strides[d] = d < static_cast<int>(given->size()) ? static_cast<uint64_t>((*given)[d]) : 0;
+      row_major *= static_cast<uint64_t>(sizes_[d]);
+    }
+    if (complex_) mask_strides[ndim_] = 0;
+    return plan(ndim_ + complex_, sizes_, operands_, strides_.data(), mask_strides.data(), base);
+  }
+
+ private:
+  bool complex_;
+  int ndim_, operands_ = 0;
+  const int64_t* sizes_;
+  std::array<const int64_t*, kMaxOperands> strides_;
+  std::array<int64_t, kMaxDims> own_sizes_;
+  std::array<std::array<int64_t, kMaxDims>, kMaxOperands> own_strides_;
+};
+
+}  // namespace
+
 ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tensor> inputs, const MapArgs& map,
                                  const std::optional<at::Tensor>& device_p) {
   ElementwiseArgs args;
-  const int ndim = static_cast<int>(output.dim()), operands = static_cast<int>(inputs.size()) + 1;
+  const uint64_t base = static_cast<uint64_t>(map.mask_base);
   args.output = output.mutable_data_ptr();
-  std::array<const int64_t*, kMaxOperands> strides{output.strides().data()};
   bool contiguous = output.is_contiguous();
   for (size_t k = 0; k < inputs.size(); ++k) {
     args.inputs[k] = inputs[k].const_data_ptr();
-    strides[k + 1] = inputs[k].strides().data();
     contiguous = contiguous && inputs[k].is_contiguous();
   }
-  const uint64_t base = static_cast<uint64_t>(map.mask_base);
   // The common case is a single run: nothing to sort. So is nothing at all.
-  if ((contiguous && !map.mask_strides) || output.numel() == 0) {
+  if ((contiguous && !map.mask_strides && !output.is_complex()) || output.numel() == 0) {
     constexpr int64_t one = 1;
     constexpr uint64_t one_mask = 1;
     const int64_t numel = output.numel();
+    std::array<const int64_t*, kMaxOperands> strides;
     strides.fill(&one);
-    args.layout = plan(1, &numel, operands, strides.data(), &one_mask, base);
+    args.layout = plan(1, &numel, static_cast<int>(inputs.size()) + 1, strides.data(), &one_mask, base);
   } else {
-    std::array<uint64_t, kMaxDims> mask_strides;
-    uint64_t row_major = 1;
-    for (int d = ndim - 1; d >= 0; --d) {
-      if (map.mask_strides) {
-        const at::IntArrayRef own = *map.mask_strides;
-        mask_strides[d] = d < static_cast<int>(own.size()) ? static_cast<uint64_t>(own[d]) : 0;
-      } else {
-        mask_strides[d] = row_major;
-      }
-      row_major *= static_cast<uint64_t>(output.size(d));
-    }
-    args.layout = plan(ndim, output.sizes().data(), operands, strides.data(), mask_strides.data(), base);
+    Shape shape(output);
+    shape.add_operand(output);
+    for (const at::Tensor& x : inputs) shape.add_operand(x);
+    args.layout = shape.layout(map.mask_strides, base);
   }
   args.p.value = Probability::of(map.p);
   args.p.p_ptr = device_p ? device_p->const_data_ptr<double>() : nullptr;

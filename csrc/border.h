@@ -26,7 +26,7 @@ struct MapArgs {
 void check_dims(const char* name, int64_t dims);
 
 // `inputs[0]` decides shape, dtype, device and the layout of the output.
-void check_inputs(const char* name, at::ArrayRef<at::Tensor> inputs);
+void check_inputs(PipelineId id, at::ArrayRef<at::Tensor> inputs);
 void check_map(const char* name, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,
                int64_t gain, std::optional<size_t> mask_strides, at::OptionalSymIntArrayRef block);
 void check_state(const char* name, const at::Tensor& state, c10::Device device);
@@ -42,6 +42,7 @@ BlockMap block_map(const at::Tensor& input, const MapArgs& map);
 
 StateSource state_source(const at::Tensor& state);
 
+// The type of what a kernel sees: of a complex element its two parts.
 DType kernel_dtype(at::ScalarType dtype);
 
 }  // namespace fused_dropout

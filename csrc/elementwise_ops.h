@@ -87,7 +87,7 @@ struct Calls {
 
   static void check(at::ArrayRef<Tensor> inputs, const MapArgs& map) {
     const char* name = pipeline_name(kId);
-    check_inputs(name, inputs);
+    check_inputs(kId, inputs);
     check_map(name, inputs[0], map.p, map.p_tensor, map.gain,
               map.mask_strides ? std::optional<size_t>(map.mask_strides->size()) : std::nullopt, symbolic(map.block));
   }
@@ -168,7 +168,7 @@ struct Elementwise<Backend, Pipeline, std::index_sequence<I...>> {
 
 inline void check_noise(const Tensor& noise, const Tensor& state, std::optional<size_t> mask_strides) {
   const char* name = pipeline_name(PipelineId::kNormalNoise);
-  check_inputs(name, {noise});
+  check_inputs(PipelineId::kNormalNoise, {noise});
   check_state(name, state, state.device());
   check_map(name, noise, 0, std::nullopt, 0, mask_strides, std::nullopt);
 }

@@ -17,7 +17,7 @@ struct Meta<Pipeline, std::index_sequence<I...>> {
   static void check(at::ArrayRef<Tensor> inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
                     MaskStrides mask_strides, MaskStrides block) {
     const char* name = pipeline_name(Pipeline<float>::kId);
-    check_inputs(name, inputs);
+    check_inputs(Pipeline<float>::kId, inputs);
     check_map(name, inputs[0], p, p_tensor, gain,
               mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt, block);
   }

@@ -11,14 +11,23 @@
 //   is call_id              read by nobody: a fresh tensor for each traced call keeps a compiler from merging two draws
 #include <torch/library.h>
 
+#include "refusal.h"
+
 #define FD_MAP \
   "Tensor? p_tensor=None, int gain=0, SymInt[]? mask_strides=None, SymInt mask_base=0, SymInt[]? block=None"
 #define FD_DRAW ", Generator? generator=None, Tensor? call_id=None"
 
 TORCH_LIBRARY(fused_dropout, m) {
-  const std::vector<at::Tag> random = {at::Tag::nondeterministic_seeded};
-  const auto draws = [&](const char* schema) { m.def(schema, random); };
-  const auto pure = [&](const char* schema) { m.def(schema); };
+  // Masks are logical: a compiler may choose the layout of what it passes.
+  const auto define = [&](const char* schema, const std::vector<at::Tag>& tags) {
+    m.def(schema, tags);
+    fused_dropout::refuse_other_tensors(m, schema);
+  };
+  // What draws must not be merged, nor drawn again where it is recomputed.
+  const auto draws = [&](const char* schema) {
+    define(schema, {at::Tag::nondeterministic_seeded, at::Tag::flexible_layout, at::Tag::pt2_compliant_tag});
+  };
+  const auto pure = [&](const char* schema) { define(schema, {at::Tag::flexible_layout, at::Tag::pt2_compliant_tag}); };
 
   draws("dropout(Tensor input, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
   draws("dropout_(Tensor(a!) self, float p, *, " FD_MAP FD_DRAW ") -> Tensor state");

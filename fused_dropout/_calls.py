@@ -81,6 +81,12 @@ def check_like(name: str, argument: str, tensor: Any, input: Tensor) -> None:
     """The tensor that stands beside the input, in evaluation too, where no operation would check it."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}(): argument '{argument}' must be a Tensor, not {type(tensor).__name__}")
+    for x in (input, tensor):
+        if x.is_nested and x.layout == torch.strided:  # which has no shape to compare
+            raise RuntimeError(
+                f"{name}: expected a dense tensor, but got a nested one of strided layout; make it with "
+                "layout=torch.jagged"
+            )
     if tensor.shape != input.shape:
         raise ValueError(
             f"{name}: expected all tensors to have the input's shape {list(input.shape)}, "
@@ -211,7 +217,11 @@ def _traced(
 
 
 def times(input: Tensor, factor: "float | Tensor", inplace: bool) -> Tensor:
-    """input * factor, computed in float32 (float64 for float64) and rounded once."""
+    """input * factor, computed in float32 (float64 for float64) and rounded once; of a complex number, each part."""
+    if input.is_complex():  # as a product of complex numbers, infinity would leave nan in the other part
+        parts = torch.view_as_real(input.resolve_conj())
+        output = torch.view_as_complex(times(parts, factor, False))
+        return input.copy_(output) if inplace else output
     if not isinstance(factor, Tensor):
         return input.mul_(factor) if inplace else input.mul(factor)
     if not input.is_floating_point():

@@ -38,6 +38,12 @@ NAMES = [
     "keep_mask",
     "normal_noise",
 ]
+OF_STATES = ("draw", "make_state", "keep_mask", "normal_noise")  # the operations that no tensor goes through
+INPUTS = {"dropout_add": 2, "zoneout": 2}  # tensors before the state; one in the others
+
+
+def inputs_of(name: str) -> int:
+    return INPUTS.get(name.removesuffix("_").removesuffix("_apply"), 1)
 
 
 def load(folder: Path, torch_version: str) -> Any:

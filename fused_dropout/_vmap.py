@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._extension import NAMES, extension
+from ._extension import NAMES, OF_STATES, extension, inputs_of
 from .reference import check, row_major
 
 try:
@@ -23,7 +23,6 @@ try:
 except ImportError:  # private to torch: without it vmap runs sample by sample, and does not ask for randomness
     retrieve_current_functorch_interpreter = None  # type: ignore[assignment]
 
-INPUTS = {"dropout_add": 2, "zoneout": 2}  # tensors before the state; one in the others
 KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched).add(torch._C.DispatchKey.FuncTorchVmapMode)
 
 
@@ -100,8 +99,7 @@ def apply(level: Level, op: Any, inputs: Sequence[Unwrapped], state: Tensor, p: 
 def pure(name: str) -> Callable[..., Any]:
     """The rule of an operation that is given its state."""
     op = getattr(torch.ops.fused_dropout, name).default
-    stem = name.removesuffix("_").removesuffix("_apply")
-    count = INPUTS.get(stem, 1)
+    count = inputs_of(name)
 
     def rule(*args: Any, **options: Any) -> Any:
         level = Level()
@@ -123,7 +121,7 @@ def random(name: str) -> Callable[..., Any]:
     stem = name.removesuffix("_")
     in_place = name != stem
     op = getattr(torch.ops.fused_dropout, f"{stem}_apply_" if in_place else f"{stem}_apply").default
-    count = INPUTS.get(stem, 1)
+    count = inputs_of(name)
 
     def rule(*args: Any, generator: Any = None, call_id: Any = None, **options: Any) -> Any:
         level = Level()
@@ -156,7 +154,7 @@ def register() -> torch.library.Library:
     for name in NAMES:
         if "_apply" in name:
             library.impl(name, pure(name), "FuncTorchBatched")
-        elif name not in ("draw", "make_state", "keep_mask", "normal_noise"):
+        elif name not in OF_STATES:
             library.impl(name, random(name), "FuncTorchVmapMode")
     library.impl("draw", draw, "FuncTorchVmapMode")
     return library

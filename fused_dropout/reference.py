@@ -18,11 +18,12 @@ GAIN_UPSCALE, GAIN_ONE, GAIN_ALPHA = 0, 1, 2
 ALPHA_PRIME = -1.7580993408473766  # SELU's value at minus infinity (Klambauer et al. 2017)
 LOW32 = 0xFFFFFFFF
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COMPLEX = (torch.complex64, torch.complex128)
 
 
 def compute(dtype: torch.dtype) -> torch.dtype:
-    """The type computed in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    """The type computed in; of a complex number, that of its parts."""
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
 def high32(x: Tensor) -> Tensor:
@@ -184,7 +185,11 @@ def make_state(device_of: Tensor, seed: int, offset: int) -> Tensor:
 
 
 def _scaled(x: Tensor, keep: Tensor, factor: float | Tensor) -> Tensor:
-    """keep ? x * factor : 0, in the type computed in."""
+    """keep ? x * factor : 0, in the type computed in; of a complex number, each part by itself."""
+    if x.is_complex():
+        parts = torch.view_as_real(x.resolve_conj())
+        factor = factor[..., None] if isinstance(factor, Tensor) else factor
+        return torch.view_as_complex(_scaled(parts, keep[..., None], factor))
     wide = compute(x.dtype)
     factor = factor.to(wide) if isinstance(factor, Tensor) else factor
     return torch.where(keep, x.to(wide) * factor, 0.0)
@@ -294,7 +299,7 @@ def gaussian_dropout_apply(
     wide = compute(input.dtype)
     noise = normal_noise(state, input.shape, dtype=wide, **mapping)
     factor = 1 + _constant(stddev_of(honoured), input) * noise
-    return torch.where(_constant(kept(honoured), input) > 0, input.to(wide) * factor, 0.0).to(input.dtype)
+    return _scaled(input, _constant(kept(honoured), input) > 0, factor).to(input.dtype)
 
 
 def zoneout_apply(
@@ -371,9 +376,10 @@ zoneout = _drawing("zoneout", zoneout_apply, inputs=2)
 def check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None, state: Tensor | None = None) -> None:
     """What csrc/border.cpp refuses, before a state is drawn."""
     x = inputs[0]
-    if x.dtype not in FLOATS:
+    if x.dtype not in (FLOATS if name == "alpha_dropout" else FLOATS + COMPLEX):
         raise RuntimeError(
-            f"{name}: expected a tensor of dtype float16, bfloat16, float32 or float64, but got {x.dtype}"
+            f"{name}: expected a tensor of dtype float16, bfloat16, float32, float64, complex64 or complex128 (alpha "
+            f"dropout: a real one), but got {x.dtype}"
         )
     for other in inputs[1:]:
         if other.shape != x.shape:

@@ -90,11 +90,17 @@ ROWS = [
         "long",
         lambda: dropout(X.long()),
         RuntimeError,
-        "dropout: expected a tensor of dtype float16, bfloat16, float32 or"
-        " float64, but got Long; convert it first, or call it with training=False",
+        "dropout: expected a tensor of dtype float16, bfloat16, float32, float64, complex64 or complex128,"
+        " but got Long; convert it first, or call it with training=False",
     ),
     ("bool", lambda: dropout(X.bool()), RuntimeError, "but got Bool"),
-    ("complex", lambda: dropout(X.cfloat()), RuntimeError, "but got ComplexFloat"),
+    (
+        "alpha complex",
+        lambda: alpha_dropout(X.cfloat(), 0.5, True),
+        RuntimeError,
+        "alpha_dropout: expected a tensor of dtype float16, bfloat16, float32 or float64, but got ComplexFloat;",
+    ),
+    ("complex half", lambda: dropout(X.to(torch.complex32)), RuntimeError, "but got ComplexHalf"),
     (
         "alpha long",
         lambda: alpha_dropout(X.long(), 0.5, True),
@@ -102,7 +108,12 @@ ROWS = [
         "alpha_dropout: expected a tensor of dtype",
     ),
     ("in-place long", lambda: dropout(X.long(), inplace=True), RuntimeError, "but got Long"),
-    ("sparse", lambda: dropout(X.to_sparse()), (RuntimeError, NotImplementedError), "parse"),
+    (
+        "sparse",
+        lambda: dropout(X.to_sparse()),
+        RuntimeError,
+        "dropout: expected a dense tensor, but got a sparse one (Sparse); call to_dense()",
+    ),
     (
         "noise shape size",
         lambda: dropout(X, noise_shape=(4, 5)),

@@ -44,6 +44,7 @@ def test_python_arrows():
         "_extension": {"reference"},
         "rng": {"_extension", "reference"},
         "_vmap": {"_extension", "reference"},
+        "_nested": {"_extension"},
         "_calls": {"_extension", "reference", "rng"},
         "functional": {"_calls", "_extension", "reference", "rng"},
         "modules": {"_calls", "functional", "rng"},

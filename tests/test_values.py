@@ -140,6 +140,20 @@ def test_any_shape_layout_and_noise_shape(data):
             assert torch.equal(y, want), name
 
 
+@pytest.mark.parametrize("row", [2, 3, 4, 8, 16, 32])
+@pytest.mark.parametrize("base", [0, 5, 2**35 - 77, -100])
+def test_short_rows_with_one_decision_each(row, base, instruction_set):
+    """The parts of complex numbers, and small channels: a batch holds several decisions, each of them several times."""
+    for shape, strides in (((5000, row), [1, 0]), ((7, 333, row), [333, 1, 0]), ((7, 333, row), [0, 1, 0])):
+        options = {"mask_strides": strides, "mask_base": base}
+        x = torch.randn(shape)
+        want = reference.dropout_apply(x, state(), 0.4, **options)
+        assert_same_bits(ops.dropout_apply(x, state(), 0.4, **options), want)
+        noise = ops.normal_noise(state(), shape, mask_strides=strides, mask_base=base)
+        each = ops.normal_noise(state(), shape[:-1], mask_strides=strides[:-1], mask_base=base)
+        assert_same_bits(noise, each.unsqueeze(-1).expand(shape))
+
+
 def test_mask_index_wraps_at_64_bits_in_tiles(instruction_set):
     """Memory across the mask's order, and a base so close to the end that a tile begins before it and ends behind."""
     x = torch.ones(300, 70).t()

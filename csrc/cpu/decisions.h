@@ -54,6 +54,13 @@ class KeepDecisions {
     return keep;
   }
 
+  // The decisions about 64 elements, each mask index deciding about 2^doublings neighbours.
+  FD_HOST_DEVICE Batch repeated(uint64_t mask_index, int doublings) {
+    uint64_t bits = word(mask_index);
+    for (int i = 0; i < doublings; ++i) bits = doubled(static_cast<uint32_t>(bits));
+    return bits;
+  }
+
   static FD_HOST_DEVICE void copy(const Batch& from, int from_at, Batch& to, int to_at, int count) {
     to |= (from >> from_at & ~uint64_t{0} >> (kBatch - count)) << to_at;
   }
@@ -162,6 +169,12 @@ class NormalDecisions {
   Batch whole(uint64_t mask_index, uint64_t mask_stride) {
     Batch batch;
     put(batch, 0, mask_index, mask_stride, kBatch);
+    return batch;
+  }
+
+  Batch repeated(uint64_t mask_index, int doublings) {
+    Batch batch;
+    for (int i = 0; i < kBatch; ++i) batch.z[i] = remembered(mask_index + static_cast<uint64_t>(i >> doublings));
     return batch;
   }
 

@@ -7,17 +7,19 @@
 #include <algorithm>
 #include <utility>
 
-#include "tiles.h"
+#include "rows.h"
 
 namespace fused_dropout {
 
 template <class Isa, class Pipeline, class T>
-class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
-  using Base = Tiles<Isa, Pipeline, T>;
+class ElementwiseLoops : Rows<Isa, Pipeline, T> {
+  using Base = Rows<Isa, Pipeline, T>;
   using Base::advance;
   using Base::batch;
+  using Base::coordinate_;
   using Base::decisions_;
   using Base::layout_;
+  using Base::move;
   using Base::pipeline_;
   using Base::pointers;
   using Base::take;
@@ -29,11 +31,6 @@ class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
 
  public:
   explicit ElementwiseLoops(const ElementwiseArgs& args) : Base(args) {
-    if (layout_.flat > 1) {
-      next_row_ = layout_.mask_stride[1] - static_cast<uint64_t>(layout_.size[0]) * layout_.mask_stride[0];
-    }
-    equal_rows_ = unit_ && layout_.flat > 1 && layout_.mask_stride[0] == 1 && layout_.mask_stride[1] == 0 &&
-                  layout_.size[0] % kBatch == 0 && layout_.size[0] <= kEqualRow;
     linear_ = layout_.mask_stride[0] == 1;
     for (int d = 1; d <= layout_.flat && d < layout_.ndim; ++d) {
       if (layout_.mask_stride[d] == 0 && Decisions::kRemembered > 0) linear_ = false;
@@ -62,8 +59,10 @@ class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
     while (n > 0) {
       const int64_t left = std::min(n, mask.left);
       int64_t done;
-      if (equal_rows_ && mask.left == layout_.size[0] && n >= layout_.size[0]) {
-        done = equal_rows(at, mask, n);
+      if (Base::equal_rows_ && mask.left == layout_.size[0] && n >= layout_.size[0]) {
+        done = Base::equal_rows(at, mask, n);
+      } else if (Base::short_rows_ && mask.left == layout_.size[0] && Base::whole_batches(n) > 0) {
+        done = Base::short_rows(at, mask, Base::whole_batches(n));
       } else if (left >= kBatch) {
         done = row(at, mask.index, left);
         move(mask, done);
@@ -78,46 +77,6 @@ class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
         take(decided, at, done);
       }
       n -= done;
-    }
-  }
-
-  // Whole rows of one mask, made once. Leaves `mask` behind the last of them.
-  int64_t equal_rows(Pointers& at, MaskPlace& mask, int64_t n) {
-    const Pipeline pipeline = pipeline_;
-    const int64_t batches = layout_.size[0] / kBatch;
-    const int64_t rows = std::min(n / layout_.size[0], layout_.size[1] - coordinate_[1]);
-    Batch decided[kEqualRow / kBatch];
-    for (int64_t b = 0; b < batches; ++b) {
-      decided[b] = decisions_.whole(mask.index + static_cast<uint64_t>(b * kBatch), 1);
-    }
-    int64_t i = 0;
-    for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t b = 0; b < batches; ++b, i += kBatch) batch(pipeline, decided[b], at, i);
-    }
-    advance(at, i);
-    coordinate_[1] += rows - 1;
-    move(mask, layout_.size[0]);
-    return i;
-  }
-
-  // Moves on by `count` elements, at most to the row's end and so to the next row's beginning.
-  FD_HOST_DEVICE void move(MaskPlace& mask, int64_t count) {
-    mask.index += static_cast<uint64_t>(count) * layout_.mask_stride[0];
-    mask.left -= count;
-    if (mask.left > 0) return;
-    mask.left = layout_.size[0];
-    mask.index += next_row_;
-    if (layout_.flat > 1 && __builtin_expect(++coordinate_[1] == layout_.size[1], 0)) carry(mask.index);
-  }
-
-  // From the row behind the last one of dimension 1 to the first one of the next.
-  __attribute__((noinline)) void carry(uint64_t& index) {
-    for (int d = 1; d < layout_.flat && coordinate_[d] == layout_.size[d]; ++d) {
-      coordinate_[d] = 0;
-      index -= static_cast<uint64_t>(layout_.size[d]) * layout_.mask_stride[d];
-      if (d + 1 == layout_.flat) break;
-      ++coordinate_[d + 1];
-      index += layout_.mask_stride[d + 1];
     }
   }
 
@@ -179,12 +138,7 @@ class ElementwiseLoops : Tiles<Isa, Pipeline, T> {
     return i;
   }
 
-  static constexpr int64_t kEqualRow = 4096;  // elements of a row whose decisions fit into a few cache lines
-
-  bool equal_rows_;               // rows are of whole batches, and neighbours along dimension 1 share their mask
-  bool linear_;                   // rows of neighbouring mask indices, none of which is met again
-  uint64_t next_row_ = 0;         // of mask indices, from behind a row to the beginning of the next
-  int64_t coordinate_[kMaxDims];  // of the row, within the run
+  bool linear_;  // rows of neighbouring mask indices, none of which is met again
 };
 
 template <class Isa>
