@@ -99,6 +99,7 @@ PEERS: Mapping[str, Peer] = {
     "mul": _run(work.multiply),
     "mul_": _run(work.multiply_in_place),
     "F.dropout": _run(work.DROPOUT.native),
+    "compiled F.dropout": _run(work.COMPILED.native),
     "eager": _run(work.DROPOUT_ADD.native),
     "eager drop_block2d": _run(work.DROP_BLOCK.native),
     "eager gaussian": _run(work.GAUSSIAN_DROPOUT.native),
@@ -113,7 +114,8 @@ IN_PLACE = {FLOAT32: (1.3, 1.1), BFLOAT16: (2.0, 1.4)}  # no new pages: the mask
 NEW_PAGES = {FLOAT32: (1.05, 1.05), BFLOAT16: (1.05, 1.05)}  # to get a large output costs more than to compute it
 CACHED = {FLOAT32: (1.6, 1.6), BFLOAT16: (2.0, 2.0)}
 NATIVE = {FLOAT32: (1 / 18, 1 / 18), BFLOAT16: (1 / 18, 1 / 18)}
-CALL = {FLOAT32: (0.8, 0.8)}
+CALL = {FLOAT32: (0.8, 0.8)}  # of so few elements that the kernel does not matter
+COMPILED = {FLOAT32: (1.0, 1.0)}
 COPY = {FLOAT32: (1 / 0.95, None), BFLOAT16: (1 / 0.95, None), FLOAT16: (1 / 0.95, None)}  # 95 % of its bandwidth
 CUDA_NATIVE = {FLOAT32: (1 / 1.1, None), BFLOAT16: (1 / 1.2, None), FLOAT16: (None, None)}
 
@@ -133,6 +135,13 @@ def _of_layer(layer: work.Layer) -> Iterator[Family]:
         yield Family(name, work.forward, fused, native, LAYER_NATIVE, numel, inputs=inputs, column=column)
 
 
+def _compiled() -> Iterator[Family]:
+    """torch.compile of a call against that of the native one, from sizes that are all call to such that are all memory."""
+    for numel in (SMALL, 2**10, SAMPLE, MEDIUM, LARGE):
+        for name, way in (("compiled dropout", work.forward), ("compiled dropout and backward", work.round_trip)):
+            yield Family(name, way, work.COMPILED, "compiled F.dropout", COMPILED, numel)
+
+
 CPU = (
     Family("dropout in place", work.in_place, work.DROPOUT_IN_PLACE, "mul_", IN_PLACE, quick=True),
     Family("dropout", work.forward, work.DROPOUT, "mul", NEW_PAGES, quick=True),
@@ -140,7 +149,9 @@ CPU = (
     Family("dropout", work.forward, work.DROPOUT, "F.dropout", UNTARGETED),
     Family("dropout", work.forward, work.DROPOUT, "mul", CACHED, MEDIUM),
     Family("dropout", work.forward, work.DROPOUT, "F.dropout", NATIVE, MEDIUM, quick=True),
+    Family("dropout, recorded", work.recorded, work.DROPOUT, "F.dropout", CALL, SMALL, quick=True),
     Family("dropout and backward", work.round_trip, work.DROPOUT, "F.dropout", CALL, SMALL, quick=True),
+    *_compiled(),
     Family("dropout_add", work.forward, work.DROPOUT_ADD, "eager", UNTARGETED, accesses=3, inputs=work.pair),
     Family("channels_last", work.forward, work.DROPOUT, "F.dropout", UNTARGETED, inputs=work.channels_last),
     Family("channels_last", work.forward, work.DROPOUT, "contiguous", TILED, inputs=work.channels_last),

@@ -53,6 +53,8 @@ def _in_place_oracle(x: Tensor) -> Tensor:
 DROPOUT = Operation(
     lambda x: fused_dropout.dropout(x, P), lambda x: F.dropout(x, P), lambda x: reference.dropout(x, P)[0]
 )
+torch._dynamo.config.recompile_limit = 64  # a graph for each size and way
+COMPILED = Operation(*(torch.compile(f, dynamic=False) for f in (DROPOUT.fused, DROPOUT.native)), DROPOUT.oracle)
 DROPOUT_IN_PLACE = Operation(
     lambda x: fused_dropout.dropout(x, P, inplace=True), lambda x: F.dropout(x, P, inplace=True), _in_place_oracle
 )
@@ -267,6 +269,16 @@ def backward(function: Function) -> Factory:
     return factory
 
 
+def recorded(function: Function) -> Factory:
+    """A forward call that records the graph of its gradient."""
+
+    def factory(x: Tensor) -> Task:
+        x = x.detach().requires_grad_()
+        return Task(lambda: function(x))
+
+    return factory
+
+
 def round_trip(function: Function) -> Factory:
     """Forward and backward, as a small layer feels them: what is measured is mostly the calls."""
 
@@ -298,7 +310,7 @@ def check(name: str, subject: Factory, oracle: Factory, inputs: tuple[Tensor, ..
         task = factory(*inputs)
         if task.before is not None:
             task.before()
-        results.append(task.call().clone())
+        results.append(task.call().detach().clone())
     if not torch.equal(*results):
         raise RuntimeError(f"{name}: expected exactly what fused_dropout.reference gives, but got something else")
 

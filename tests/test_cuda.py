@@ -103,6 +103,87 @@ def test_a_state_on_the_device_may_change_between_replays():
         assert torch.equal(y.cpu(), fused_dropout.dropout(torch.ones(10_000), 0.5, rng=(seed, 0)))
 
 
+def test_generators_of_the_device_are_honoured():
+    x = torch.ones(1000, device="cuda")
+    generator = torch.Generator("cuda").manual_seed(5)
+    before = torch.cuda.get_rng_state()
+    a, b = (fused_dropout.dropout(x, generator=generator) for _ in range(2))
+    assert not torch.equal(a, b)
+    assert torch.equal(a, fused_dropout.dropout(x, rng=(5, 0)))
+    assert torch.equal(b, fused_dropout.dropout(x, rng=(5, 8)))
+    assert torch.equal(before, torch.cuda.get_rng_state())
+    drawn = fused_dropout.dropout(x)
+    with torch.random.fork_rng(devices=[0]):
+        fused_dropout.dropout(x)
+    after = fused_dropout.dropout(x)
+    torch.cuda.set_rng_state(before)
+    assert torch.equal(fused_dropout.dropout(x), drawn)
+    assert torch.equal(fused_dropout.dropout(x), after)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_draws_the_eager_masks(mode):
+    """With reduce-overhead a CUDA graph is replayed: each time another mask, and that of the eager call."""
+    compiled = torch.compile(lambda x: fused_dropout.dropout(x * 2, 0.5), mode=mode, fullgraph=True)
+    x = torch.randn(10_000, device="cuda", requires_grad=True)
+    seen = []
+    for step in range(5):
+        torch.compiler.cudagraph_mark_step_begin()
+        torch.cuda.manual_seed(step)
+        y = compiled(x)
+        (grad,) = torch.autograd.grad(y.sum(), x)
+        torch.cuda.manual_seed(step)
+        assert torch.equal(y, fused_dropout.dropout(x * 2, 0.5))
+        assert torch.equal(grad == 0, y == 0)
+        seen.append((y != 0).clone())
+    assert not any(torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing(use_reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    def block(x):
+        return fused_dropout.dropout(fused_dropout.dropout(x.sin(), 0.3).exp(), 0.3)
+
+    x = torch.randn(1000, device="cuda", requires_grad=True)
+    grads = []
+    for f in (block, lambda x: checkpoint(block, x, use_reentrant=use_reentrant)):
+        torch.cuda.manual_seed(9)
+        x.grad = None
+        f(x).sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_vmap_reserves_eight_words_a_sample():
+    x = torch.ones(4, 1000, device="cuda")
+    torch.cuda.manual_seed(3)
+    y = torch.vmap(lambda v: fused_dropout.dropout(v, 0.5), randomness="different")(x)
+    for sample in range(4):
+        assert torch.equal(y[sample], fused_dropout.dropout(x[0], 0.5, rng=(3, 8 * sample)))
+    torch.cuda.manual_seed(3)
+    same = torch.vmap(lambda v: fused_dropout.dropout(v, 0.5), randomness="same")(x)
+    assert torch.equal(same, y[0].expand(4, -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_complex_and_nested_tensors_give_the_bits_of_the_cpu(dtype):
+    for layout in LAYOUTS.values():
+        x = layout(torch.randn(5, 3, 70, 9, dtype=dtype))
+        for call in (
+            lambda v: fused_dropout.dropout(v, 0.3, rng=STATE),
+            lambda v: fused_dropout.dropout2d(v, 0.3, rng=STATE),
+            lambda v: fused_dropout.gaussian_dropout(v, 0.3, rng=STATE),
+        ):
+            assert_same_bits(torch.view_as_real(call(x.cuda()).cpu()), torch.view_as_real(call(x)))
+    rows = [torch.randn(n, 5, device="cuda") for n in (3, 1, 4)]
+    nested = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    want = fused_dropout.dropout(torch.cat(rows).cpu(), 0.3, rng=STATE)
+    assert torch.equal(fused_dropout.dropout(nested, 0.3, rng=STATE).values().cpu(), want)
+
+
 def test_nothing_synchronises():
     x, p = torch.ones(1000, device="cuda", requires_grad=True), torch.tensor(0.5, device="cuda")
     rng = fused_dropout.draw("cuda")
