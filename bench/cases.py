@@ -136,7 +136,7 @@ def _of_layer(layer: work.Layer) -> Iterator[Family]:
 
 
 def _compiled() -> Iterator[Family]:
-    """torch.compile of a call against that of the native one, from sizes that are all call to such that are all memory."""
+    """torch.compile of a call against that of the native one, from small tensors to large ones."""
     for numel in (SMALL, 2**10, SAMPLE, MEDIUM, LARGE):
         for name, way in (("compiled dropout", work.forward), ("compiled dropout and backward", work.round_trip)):
             yield Family(name, way, work.COMPILED, "compiled F.dropout", COMPILED, numel)

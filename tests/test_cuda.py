@@ -1,5 +1,7 @@
 """What only a GPU can show. Skipped, with this reason, where there is none."""
 
+import itertools
+
 import pytest
 import torch
 from conftest import DTYPES
@@ -136,7 +138,7 @@ def test_compiled_draws_the_eager_masks(mode):
         assert torch.equal(y, fused_dropout.dropout(x * 2, 0.5))
         assert torch.equal(grad == 0, y == 0)
         seen.append((y != 0).clone())
-    assert not any(torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False))
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
     torch._dynamo.reset()
 
 

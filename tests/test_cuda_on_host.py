@@ -106,8 +106,10 @@ def test_noise_shapes(library, shape, noise_shape, why):
     for layout in ("contiguous", "transposed", "channels last"):
         x = LAYOUTS[layout](torch.randn(shape))
         for pipeline in ("dropout", "gaussian_dropout"):
-            want = getattr(ops, f"{pipeline}_apply")(x, state(), 0.4, mask_strides=strides)
-            assert_same_bits(run(library, pipeline, [x], 0.4, mask_strides=strides), want)
+            for base in (0, 5):
+                options = {"mask_strides": strides, "mask_base": base}
+                want = getattr(ops, f"{pipeline}_apply")(x, state(), 0.4, **options)
+                assert_same_bits(run(library, pipeline, [x], 0.4, **options), want)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -98,6 +98,8 @@ NOISE_SHAPES = [
     ((6, 70, 3), (1, 70, None), "one mask for the batch"),
     ((2, 300, 100), (None, 300, 1), "vectors"),
     ((1, 5, 1, 6), (1, 1, None, 6), "sizes of 1 on both sides"),
+    ((33, 31, 2), (33, 31, 1), "the parts of complex numbers"),
+    ((5, 77, 3), (1, 77, 1), "short rows, met again"),
 ]
 
 

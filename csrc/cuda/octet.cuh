@@ -29,6 +29,9 @@ struct StoredMask {
   __device__ __forceinline__ bool keep(uint64_t mask_index) const {
     return words[mask_index / 64] >> mask_index % 64 & 1;
   }
+  __device__ __forceinline__ uint32_t keep_group(uint64_t group) const {
+    return static_cast<uint32_t>(words[group / kGroup] >> group % kGroup * kGroup) & 0xff;
+  }
 };
 
 // The keep bits of 8 consecutive mask indices, from any index on; the bits above them are of no meaning.
@@ -46,12 +49,13 @@ __device__ __forceinline__ uint32_t keep_octet(const StoredMask& mask, uint64_t 
 }
 
 // The keep bits of `count` elements of a run, up to 8, from element `from` on. A run whose rows have masks of their own
-// is put together from them.
+// is put together from them; short rows (the parts of complex numbers) that share a group make it once.
 template <class AnyMask>
 __device__ __forceinline__ uint32_t keep_in_run(const AnyMask& mask, const Layout& layout, uint64_t mask_index,
                                                 int64_t from, int count) {
   const uint64_t mask_stride = layout.mask_stride[0];
-  uint32_t bits = 0;
+  uint64_t made = 0;  // the group whose keep bits `octet` holds
+  uint32_t bits = 0, octet = 0;
 #pragma unroll 1
   for (int done = 0; done < count;) {
     const MaskPlace place = layout.mask_at(mask_index, from + done);
@@ -60,7 +64,10 @@ __device__ __forceinline__ uint32_t keep_in_run(const AnyMask& mask, const Layou
     if (mask_stride == 1) {
       some = keep_octet(mask, place.index);
     } else if (mask_stride == 0) {
-      some = mask.keep(place.index) ? 0xffu : 0u;
+      const uint64_t group = place.index / kGroup;
+      if (done == 0 || group != made) octet = mask.keep_group(group);
+      made = group;
+      some = octet >> place.index % kGroup & 1 ? 0xffu : 0u;
     } else {
       for (int i = 0; i < n; ++i) {
         some |= static_cast<uint32_t>(mask.keep(place.index + static_cast<uint64_t>(i) * mask_stride)) << i;
