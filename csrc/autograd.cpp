@@ -7,7 +7,6 @@
 //
 // Nodes are built by hand and not by torch::autograd::Function, which refuses functorch's transforms and gives forward
 // mode a silent zero.
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/clone.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
@@ -20,18 +19,13 @@
 #include <vector>
 
 #include "elementwise_ops.h"
+#include "operators.h"
 
 namespace fused_dropout {
 namespace {
 
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-using MaskStrides = at::OptionalSymIntArrayRef;
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const std::string& name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(("fused_dropout::" + name).c_str(), "").typed<Signature>();
-}
 
 // The arguments that every operation ends with, owned.
 struct Map {
@@ -47,8 +41,7 @@ std::optional<std::vector<c10::SymInt>> owned(MaskStrides sizes) {
   return sizes ? std::optional(sizes->vec()) : std::nullopt;
 }
 
-using ApplySignature = Tensor(const Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
-                              c10::SymInt, MaskStrides);
+using Unary = Signatures<1>;
 
 // What the derivative of a call is made of, besides the state.
 struct Derivatives {
@@ -56,8 +49,8 @@ struct Derivatives {
   fused_dropout::Derivative (*of)(int input, Gain gain);
 
   Tensor operator()(int input, const Tensor& x, const Tensor& state, const OptionalTensor& p_tensor) const {
-    static const auto dropout = find<ApplySignature>("dropout_apply"), dropped = find<ApplySignature>("dropped_apply"),
-                      gaussian = find<ApplySignature>("gaussian_dropout_apply");
+    static const auto dropout = find<Unary::Apply>("dropout_apply"), dropped = find<Unary::Apply>("dropped_apply"),
+                      gaussian = find<Unary::Apply>("gaussian_dropout_apply");
     const fused_dropout::Derivative derivative = of(input, static_cast<Gain>(map.gain));
     if (derivative.map == Linear::kIdentity) return x;
     const auto& op = derivative.map == Linear::kDropped           ? dropped
@@ -151,7 +144,9 @@ Tensor tangent(at::ArrayRef<Tensor> inputs, const Tensor& state, const Derivativ
 // Attaches the graph node and the tangent to `output`, which in place is the input itself.
 void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& state, const NodePointer& node,
             Derivatives derivatives, bool in_place) {
-  const Tensor t = tangent(inputs, state, derivatives);
+  Tensor t = tangent(inputs, state, derivatives);
+  if (in_place && t.defined())
+    t = inputs[0]._fw_grad(0).copy_(t);  // PyTorch wants the input's own tangent, written over
   if (node) {
     node->save(state, std::move(derivatives));
     if (in_place) {
@@ -178,8 +173,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
   static Pair random(c10::DispatchKeySet keys, TensorRef<I>... inputs, double p, const OptionalTensor& p_tensor,
                      int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base, MaskStrides block,
                      OptionalGenerator generator, const OptionalTensor& call_id) {
-    static const auto op = find<Pair(TensorRef<I>..., double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
-                                     MaskStrides, OptionalGenerator, const OptionalTensor&)>(name());
+    static const auto op = find<typename Signatures<sizeof...(I)>::Random>(name());
     check_p(name(), p_tensor);
     const Tensor all[] = {inputs...};
     const NodePointer node = node_for(all);
@@ -198,8 +192,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
   static Tensor apply(c10::DispatchKeySet keys, TensorRef<I>... inputs, const Tensor& state, double p,
                       const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base,
                       MaskStrides block) {
-    static const auto op = find<Tensor(TensorRef<I>..., const Tensor&, double, const OptionalTensor&, int64_t,
-                                       MaskStrides, c10::SymInt, MaskStrides)>(name() + "_apply");
+    static const auto op = find<typename Signatures<sizeof...(I)>::Apply>(name() + "_apply");
     check_p(name(), p_tensor);
     const Tensor all[] = {inputs...};
     const NodePointer node = node_for(all);
@@ -217,8 +210,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
   static Tensor random_in_place(c10::DispatchKeySet keys, Tensor& self, double p, const OptionalTensor& p_tensor,
                                 int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base, MaskStrides block,
                                 OptionalGenerator generator, const OptionalTensor& call_id) {
-    static const auto op = find<Tensor(Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
-                                       MaskStrides, OptionalGenerator, const OptionalTensor&)>(name() + "_");
+    static const auto op = find<Unary::RandomInPlace>(name() + "_");
     check_p(name(), p_tensor);
     const NodePointer node = node_for({self});
     torch::autograd::check_inplace(self, node != nullptr);
@@ -234,8 +226,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
   static void apply_in_place(c10::DispatchKeySet keys, Tensor& self, const Tensor& state, double p,
                              const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
                              c10::SymInt mask_base, MaskStrides block) {
-    static const auto op = find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
-                                     c10::SymInt, MaskStrides)>(name() + "_apply_");
+    static const auto op = find<Unary::ApplyInPlace>(name() + "_apply_");
     check_p(name(), p_tensor);
     const NodePointer node = node_for({self});
     torch::autograd::check_inplace(self, node != nullptr);
@@ -253,48 +244,8 @@ struct AutogradFamily {
   using Of = Autograd<Pipeline>;
 };
 
-// The key below autograd counts the version of a tensor that is written to; inference tensors refuse here.
-template <template <class> class Pipeline>
-struct CountVersion {
-  static std::string name() { return pipeline_name(Pipeline<float>::kId); }
-
-  static Tensor random_in_place(c10::DispatchKeySet keys, Tensor& self, double p, const OptionalTensor& p_tensor,
-                                int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base, MaskStrides block,
-                                OptionalGenerator generator, const OptionalTensor& call_id) {
-    static const auto op = find<Tensor(Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
-                                       MaskStrides, OptionalGenerator, const OptionalTensor&)>(name() + "_");
-    Tensor state = [&] {
-      const at::AutoDispatchBelowADInplaceOrView guard;
-      return op.redispatch(keys & c10::after_ADInplaceOrView_keyset, self, p, p_tensor, gain, mask_strides,
-                           std::move(mask_base), block, std::move(generator), call_id);
-    }();
-    torch::autograd::increment_version(self);
-    return state;
-  }
-
-  static void apply_in_place(c10::DispatchKeySet keys, Tensor& self, const Tensor& state, double p,
-                             const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
-                             c10::SymInt mask_base, MaskStrides block) {
-    static const auto op = find<void(Tensor&, const Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
-                                     c10::SymInt, MaskStrides)>(name() + "_apply_");
-    {
-      const at::AutoDispatchBelowADInplaceOrView guard;
-      op.redispatch(keys & c10::after_ADInplaceOrView_keyset, self, state, p, p_tensor, gain, mask_strides,
-                    std::move(mask_base), block);
-    }
-    torch::autograd::increment_version(self);
-  }
-};
-
-struct CountVersionFamily {
-  static constexpr bool kFunctional = false;
-  template <template <class> class Pipeline>
-  using Of = CountVersion<Pipeline>;
-};
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) { register_pipelines<AutogradFamily>(m); }
-TORCH_LIBRARY_IMPL(fused_dropout, ADInplaceOrView, m) { register_pipelines<CountVersionFamily>(m); }
 
 }  // namespace fused_dropout

@@ -92,6 +92,12 @@ struct Calls {
               map.mask_strides ? std::optional<size_t>(map.mask_strides->size()) : std::nullopt, symbolic(map.block));
   }
 
+  // Its elements, and p, are read while others are written.
+  static void check_written(const Tensor& self, const MapArgs& map) {
+    at::assert_no_internal_overlap(self);
+    if (map.p_tensor) at::assert_no_overlap(self, *map.p_tensor);
+  }
+
   static Tensor random_into(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map,
                             const OptionalGenerator& generator) {
     Tensor state = new_state(output);
@@ -110,7 +116,7 @@ struct Calls {
 
   static Tensor random_in_place(const Tensor& self, const MapArgs& map, const OptionalGenerator& generator) {
     check({self}, map);
-    at::assert_no_internal_overlap(self);
+    check_written(self, map);
     const c10::DeviceGuard guard(self.device());
     return random_into(self, {self}, map, generator);
   }
@@ -127,7 +133,8 @@ struct Calls {
   static void apply_in_place(const Tensor& self, const Tensor& state, const MapArgs& map) {
     check({self}, map);
     check_state(pipeline_name(kId), state, self.device());
-    at::assert_no_internal_overlap(self);
+    check_written(self, map);
+    at::assert_no_overlap(self, state);
     const c10::DeviceGuard guard(self.device());
     run(self, {self}, map, nullptr, [&](int64_t*) { return state_source(state); });
   }

@@ -41,12 +41,12 @@ void register_pipeline(torch::Library& m) {
   const std::string name = pipeline_name(Pipeline<float>::kId);
   constexpr bool derivative = Pipeline<float>::kId == PipelineId::kDropped;
   if constexpr (Family::kFunctional) {
-    m.impl((name + "_apply").c_str(), &Operations::apply);
-    if constexpr (!derivative) m.impl(name.c_str(), &Operations::random);
+    m.impl((name + "_apply").c_str(), Operations::apply);
+    if constexpr (!derivative) m.impl(name.c_str(), Operations::random);
   }
   if constexpr (Pipeline<float>::kInputs == 1 && !derivative) {
-    m.impl((name + "_").c_str(), &Operations::random_in_place);
-    m.impl((name + "_apply_").c_str(), &Operations::apply_in_place);
+    m.impl((name + "_").c_str(), Operations::random_in_place);
+    m.impl((name + "_apply_").c_str(), Operations::apply_in_place);
   }
 }
 

@@ -7,7 +7,7 @@ y = fused_dropout.dropout(x, p=0.1)         # where torch.nn.functional.dropout 
 y = fused_dropout.dropout_add(x, residual, p=0.1)
 """
 
-from . import _nested, _vmap  # noqa: F401  register their rules
+from . import _nested, _transforms  # noqa: F401  register their rules
 from ._extension import build_info
 from .conversion import convert, revert
 from .functional import (

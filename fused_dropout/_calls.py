@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._extension import ops
+from ._transforms import check_captured
 from .reference import GAIN_ONE, GAIN_UPSCALE, kept
 from .rng import Rng, as_state, probability
 
@@ -158,6 +159,8 @@ def call(
         options["block"] = block
     if torch.compiler.is_compiling():
         return _traced(name, inputs, number, options, inplace, generator, rng)
+    if inplace:
+        check_captured(name, inputs[0])
     if rng is not None:
         state = as_state(rng, inputs[0].device, name)
         if not inplace:

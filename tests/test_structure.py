@@ -43,9 +43,9 @@ def test_python_arrows():
         "reference": set(),
         "_extension": {"reference"},
         "rng": {"_extension", "reference"},
-        "_vmap": {"_extension", "reference"},
+        "_transforms": {"_extension", "reference"},
         "_nested": {"_extension"},
-        "_calls": {"_extension", "reference", "rng"},
+        "_calls": {"_extension", "_transforms", "reference", "rng"},
         "functional": {"_calls", "_extension", "reference", "rng"},
         "modules": {"_calls", "functional", "rng"},
     }

@@ -1,4 +1,6 @@
-"""torch.vmap: what the operations do with a batch dimension that they do not see.
+"""torch.func: what the operations do under its transforms that PyTorch does not see to.
+
+torch.vmap: a batch dimension that an operation does not see.
 
 An operation that applies a state gives every sample the mask of that state: along the batch dimension the mask's stride
 is 0, so all samples are one call. Where the state (or p) is itself batched, each sample is a call of its own. An
@@ -147,6 +149,24 @@ def draw(device_of: Tensor, *, generator: "torch.Generator | None" = None) -> Te
     level.check_randomness()
     with level.below():
         return level.draw(level.unwrapped(device_of).value, generator)
+
+
+def check_captured(name: str, x: Tensor) -> None:
+    """Refuses in place what a gradient or tangent transform has captured, as torch does.
+
+    It looks for operations that return what they write to, and so does not find ours.
+    """
+    if retrieve_current_functorch_interpreter is None or torch._C._functorch.maybe_current_level() is None:
+        return
+    interpreter: Any = retrieve_current_functorch_interpreter()
+    kind = torch._C._functorch.TransformType
+    if interpreter.key() not in (kind.Grad, kind.Jvp) or torch._C._functorch.maybe_get_level(x) == interpreter.level():
+        return
+    raise RuntimeError(
+        f"During a grad (vjp, jvp, grad, etc) transform, the function provided attempted to call {name} in place that "
+        "would mutate a captured Tensor. Rewrite the function to accept the mutated tensor as an input, or to return "
+        "a new one"
+    )
 
 
 def register() -> torch.library.Library:
