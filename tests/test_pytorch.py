@@ -42,6 +42,9 @@ OPCHECKS = {
 }
 BLOCKS = {"mask_strides": [50, 25, 5, 1], "block": [3, 4, 5, 5]}  # of a map of 7 by 8
 OPCHECKS["dropout"].append(((x_of(2, 2, 7, 8), 0.1), BLOCKS))
+for name in ("dropout", "dropout_add", "zoneout", "gaussian_dropout"):  # the parts of complex numbers
+    inputs = [x_of(4, 6, dtype=torch.complex64) for _ in OPCHECKS[name][0][0][:-1]]
+    OPCHECKS[name].append(((*inputs, 0.5), {}))
 OPCHECKS["dropout_"].append(((x_of(2, 2, 7, 8, grad=False), 0.1), BLOCKS))
 OPCHECKS["dropout_apply"].append(((x_of(2, 2, 7, 8), STATE, 0.1), BLOCKS))
 
