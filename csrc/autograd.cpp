@@ -13,6 +13,7 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include <memory>
 #include <utility>
@@ -24,7 +25,9 @@
 namespace fused_dropout {
 namespace {
 
+using torch::autograd::CompiledNodeArgs;
 using torch::autograd::SavedVariable;
+using torch::autograd::SwapSavedVariables;
 using torch::autograd::variable_list;
 
 // The arguments that every operation ends with, owned.
@@ -71,14 +74,45 @@ struct FusedDropoutBackward final : torch::autograd::Node {
 
   variable_list apply(variable_list&& grads) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    variable_list grad_inputs(num_outputs());
-    const Tensor& grad = grads[0];
-    if (!grad.defined()) return grad_inputs;
-    const Tensor state = state_.unpack(), p_tensor = p_tensor_.unpack();
-    const OptionalTensor p = p_tensor.defined() ? OptionalTensor(p_tensor) : std::nullopt;
-    for (size_t k = 0; k < grad_inputs.size(); ++k) {
-      if (task_should_compute_output(k)) grad_inputs[k] = derivatives_(static_cast<int>(k), grad, state, p);
+    return gradients(grads[0], unpacked(state_), unpacked(p_tensor_), derivatives_, wanted());
+  }
+
+  // For compiled autograd, which traces backward passes: what its graph depends on, and `apply` as a function of that.
+  void compiled_args(CompiledNodeArgs& args) const override {
+    args.collect(reinterpret_cast<int64_t>(derivatives_.of));
+    each_saved(*this, [&](const auto& x) {
+      if constexpr (std::is_same_v<decltype(x), const SavedVariable&>) {
+        args.collect(x, /*is_output=*/false);
+      } else {
+        args.collect(x);
+      }
+    });
+  }
+
+  variable_list apply_with_saved(const variable_list& grads, SwapSavedVariables& saved) override {
+    each_saved(*this, [&](auto& x) { saved.before(x); });
+    torch::dynamo::autograd::PackedArgs packed;
+    packed.pack(reinterpret_cast<int64_t>(derivatives_.of));
+    packed.pack(wanted());
+    each_saved(*this, [&](const auto& x) {
+      if constexpr (std::is_same_v<decltype(x), const SavedVariable&>) {
+        packed.pack(unpacked(x));
+      } else {
+        packed.pack(x);
+      }
+    });
+    std::vector<at::TypePtr> types;
+    for (const at::IValue& value : packed.vec()) {
+      types.push_back(value.isTensor() ? at::TypePtr(at::TensorType::get()) : value.type());
     }
+    const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
+    const std::string function = compiler->bind_function(saved.get_py_compiler(), name(), &apply_packed, types,
+                                                         /*is_custom_function=*/true, /*is_traceable=*/true);
+    variable_list grad_inputs = compiler->call_function(
+        saved.get_py_compiler(), "apply_functional", function, grads, packed.vec(),
+        torch::dynamo::autograd::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+            torch::dynamo::autograd::get_input_metadata(next_edges())));
+    each_saved(*this, [&](auto& x) { saved.after(x); });
     return grad_inputs;
   }
 
@@ -91,6 +125,54 @@ struct FusedDropoutBackward final : torch::autograd::Node {
   std::string name() const override { return "FusedDropoutBackward"; }
 
  private:
+  static variable_list gradients(const Tensor& grad, const OptionalTensor& state, const OptionalTensor& p_tensor,
+                                 const Derivatives& derivatives, const std::vector<bool>& wanted) {
+    variable_list grad_inputs(wanted.size());
+    for (size_t k = 0; k < wanted.size() && grad.defined(); ++k) {
+      if (wanted[k]) grad_inputs[k] = derivatives(static_cast<int>(k), grad, *state, p_tensor);
+    }
+    return grad_inputs;
+  }
+
+  static variable_list apply_packed(const variable_list& grads, const std::vector<at::IValue>& values) {
+    torch::dynamo::autograd::PackedArgs packed(values);
+    using Sizes = std::optional<std::vector<c10::SymInt>>;
+    Derivatives derivatives;
+    derivatives.of = reinterpret_cast<decltype(derivatives.of)>(packed.unpack<int64_t>());
+    const auto wanted = packed.unpack<std::vector<bool>>();
+    const auto state = packed.unpack<OptionalTensor>(), p_tensor = packed.unpack<OptionalTensor>();
+    Map& map = derivatives.map;
+    map.p = packed.unpack<double>();
+    map.gain = packed.unpack<int64_t>();
+    map.mask_strides = packed.unpack<Sizes>();
+    map.mask_base = packed.unpack<c10::SymInt>();
+    map.block = packed.unpack<Sizes>();
+    return gradients(grads[0], state, p_tensor, derivatives, wanted);
+  }
+
+  template <class Self, class Visit>
+  static void each_saved(Self& self, const Visit& visit) {
+    auto& map = self.derivatives_.map;
+    visit(self.state_);
+    visit(self.p_tensor_);
+    visit(map.p);
+    visit(map.gain);
+    visit(map.mask_strides);
+    visit(map.mask_base);
+    visit(map.block);
+  }
+
+  static OptionalTensor unpacked(const SavedVariable& saved) {
+    Tensor tensor = saved.unpack();
+    return tensor.defined() ? OptionalTensor(std::move(tensor)) : std::nullopt;
+  }
+
+  std::vector<bool> wanted() const {
+    std::vector<bool> wanted;
+    for (size_t k = 0; k < num_outputs(); ++k) wanted.push_back(task_should_compute_output(k));
+    return wanted;
+  }
+
   SavedVariable state_, p_tensor_;
   Derivatives derivatives_;
 };

@@ -31,7 +31,9 @@ def test_gradcheck_of_both_orders_and_forward_mode(name):
         return CALLS[name](*inputs, rng=STATE)
 
     inputs = inputs_of(name)
-    torch.autograd.gradcheck(call, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    torch.autograd.gradcheck(
+        call, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
+    )
     torch.autograd.gradgradcheck(call, inputs, check_fwd_over_rev=True, check_batched_grad=True)
 
 
