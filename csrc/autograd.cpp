@@ -9,6 +9,7 @@
 // mode a silent zero.
 #include <ATen/ops/add.h>
 #include <ATen/ops/clone.h>
+#include <ATen/ops/expand.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -50,6 +51,11 @@ using Unary = Signatures<1>;
 struct Derivatives {
   Map map;
   fused_dropout::Derivative (*of)(int input, Gain gain);
+
+  bool same(int one, int other) const {
+    const auto a = of(one, static_cast<Gain>(map.gain)), b = of(other, static_cast<Gain>(map.gain));
+    return a.map == b.map && a.gain == b.gain;
+  }
 
   Tensor operator()(int input, const Tensor& x, const Tensor& state, const OptionalTensor& p_tensor) const {
     static const auto dropout = find<Unary::Apply>("dropout_apply"), dropped = find<Unary::Apply>("dropped_apply"),
@@ -128,8 +134,13 @@ struct FusedDropoutBackward final : torch::autograd::Node {
   static variable_list gradients(const Tensor& grad, const OptionalTensor& state, const OptionalTensor& p_tensor,
                                  const Derivatives& derivatives, const std::vector<bool>& wanted) {
     variable_list grad_inputs(wanted.size());
+    int known = -1;  // an input whose gradient has been computed; a bias has the same, which the engine sums up
     for (size_t k = 0; k < wanted.size() && grad.defined(); ++k) {
-      if (wanted[k]) grad_inputs[k] = derivatives(static_cast<int>(k), grad, *state, p_tensor);
+      if (!wanted[k]) continue;
+      const int input = static_cast<int>(k);
+      const bool again = known >= 0 && derivatives.same(known, input);
+      grad_inputs[k] = again ? grad_inputs[known] : derivatives(input, grad, *state, p_tensor);
+      known = input;
     }
     return grad_inputs;
   }
@@ -215,8 +226,11 @@ void check_p(const std::string& name, const OptionalTensor& p_tensor) {
 Tensor tangent(at::ArrayRef<Tensor> inputs, const Tensor& state, const Derivatives& derivatives) {
   Tensor sum;
   for (size_t k = 0; k < inputs.size(); ++k) {
-    const Tensor& t = inputs[k]._fw_grad(0);
+    Tensor t = inputs[k]._fw_grad(0);
     if (!t.defined()) continue;
+    if (t.dim() != inputs[0].dim() || t.sym_sizes() != inputs[0].sym_sizes()) {  // of a bias
+      t = t.expand_symint(inputs[0].sym_sizes());
+    }
     const Tensor part = derivatives(static_cast<int>(k), t, state, derivatives.map.p_tensor);
     sum = sum.defined() ? at::add(sum, part) : part.is_same(t) ? at::clone(t) : part;
   }

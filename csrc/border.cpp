@@ -1,5 +1,6 @@
 #include "border.h"
 
+#include <ATen/ExpandUtils.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -28,8 +29,14 @@ void check_inputs(PipelineId id, at::ArrayRef<at::Tensor> inputs) {
   check_dims(name, x.dim() + complex);
   for (size_t k = 1; k < inputs.size(); ++k) {
     const at::Tensor& other = inputs[k];
-    TORCH_CHECK_VALUE(other.sym_sizes() == x.sym_sizes(), name, ": expected all tensors to have the input's shape ",
-                      x.sym_sizes(), ", but got one of shape ", other.sym_sizes());
+    if (is_bias(id, static_cast<int>(k))) {
+      TORCH_CHECK_VALUE(at::is_expandable_to(other.sym_sizes(), x.sym_sizes()), name,
+                        ": expected a bias that broadcasts to the input's shape ", x.sym_sizes(),
+                        ", but got one of shape ", other.sym_sizes());
+    } else {
+      TORCH_CHECK_VALUE(other.sym_sizes() == x.sym_sizes(), name, ": expected all tensors to have the input's shape ",
+                        x.sym_sizes(), ", but got one of shape ", other.sym_sizes());
+    }
     TORCH_CHECK(other.scalar_type() == dtype, name, ": expected all tensors to have the input's dtype ", dtype,
                 ", but got one of ", other.scalar_type());
     TORCH_CHECK(other.device() == x.device(), name, ": expected all tensors on the input's device ", x.device(),
@@ -124,21 +131,19 @@ namespace {
 // ones that share a decision: one more dimension.
 class Shape {
  public:
-  explicit Shape(const at::Tensor& output) : complex_(output.is_complex()), sizes_(output.sizes().data()) {
-    ndim_ = static_cast<int>(output.dim());
-    if (!complex_) return;
-    own_sizes_[ndim_] = 2;
-    std::copy_n(sizes_, ndim_, own_sizes_.begin());
-    sizes_ = own_sizes_.data();
+  explicit Shape(const at::Tensor& output) : complex_(output.is_complex()), ndim_(static_cast<int>(output.dim())) {
+    std::copy_n(output.sizes().begin(), ndim_, sizes_.begin());
+    if (complex_) sizes_[ndim_] = 2;
   }
 
+  // A smaller one is broadcast.
   void add_operand(const at::Tensor& t) {
-    const int k = operands_++;
-    strides_[k] = t.strides().data();
-    if (!complex_) return;
-    for (int d = 0; d < ndim_; ++d) own_strides_[k][d] = 2 * strides_[k][d];
-    own_strides_[k][ndim_] = 1;
-    strides_[k] = own_strides_[k].data();
+    const int k = operands_++, missing = ndim_ - static_cast<int>(t.dim());
+    for (int d = 0; d < ndim_; ++d) {
+      const bool shared = d < missing || t.size(d - missing) != sizes_[d];
+      strides_[k][d] = shared ? 0 : t.stride(d - missing) * (complex_ ? 2 : 1);
+    }
+    if (complex_) strides_[k][ndim_] = 1;
   }
 
   Layout layout(const at::OptionalIntArrayRef& given, uint64_t base) const {
@@ -150,16 +155,16 @@ class Shape {
       row_major *= static_cast<uint64_t>(sizes_[d]);
     }
     if (complex_) mask_strides[ndim_] = 0;
-    return plan(ndim_ + complex_, sizes_, operands_, strides_.data(), mask_strides.data(), base);
+    std::array<const int64_t*, kMaxOperands> strides;
+    for (int k = 0; k < operands_; ++k) strides[k] = strides_[k].data();
+    return plan(ndim_ + complex_, sizes_.data(), operands_, strides.data(), mask_strides.data(), base);
   }
 
  private:
   bool complex_;
   int ndim_, operands_ = 0;
-  const int64_t* sizes_;
-  std::array<const int64_t*, kMaxOperands> strides_;
-  std::array<int64_t, kMaxDims> own_sizes_;
-  std::array<std::array<int64_t, kMaxDims>, kMaxOperands> own_strides_;
+  std::array<int64_t, kMaxDims> sizes_;
+  std::array<std::array<int64_t, kMaxDims>, kMaxOperands> strides_;
 };
 
 }  // namespace
@@ -172,7 +177,7 @@ ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tens
   bool contiguous = output.is_contiguous();
   for (size_t k = 0; k < inputs.size(); ++k) {
     args.inputs[k] = inputs[k].const_data_ptr();
-    contiguous = contiguous && inputs[k].is_contiguous();
+    contiguous = contiguous && inputs[k].is_contiguous() && inputs[k].numel() == output.numel();
   }
   // The common case is a single run: nothing to sort. So is nothing at all.
   if ((contiguous && !map.mask_strides && !output.is_complex()) || output.numel() == 0) {

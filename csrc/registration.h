@@ -8,8 +8,8 @@
 
 #include <string>
 
+#include "core/bias_pipelines.h"
 #include "core/normal_pipelines.h"
-#include "core/pipelines.h"
 
 namespace fused_dropout {
 
@@ -20,6 +20,10 @@ inline const char* pipeline_name(PipelineId id) {
       return "alpha_dropout";
     case PipelineId::kDropoutAdd:
       return "dropout_add";
+    case PipelineId::kBiasDropout:
+      return "bias_dropout";
+    case PipelineId::kBiasDropoutAdd:
+      return "bias_dropout_add";
     case PipelineId::kKeepMask:
       return "keep_mask";
     case PipelineId::kGaussianDropout:
@@ -55,6 +59,8 @@ void register_pipelines(torch::Library& m) {
   register_pipeline<Family, Dropout>(m);
   register_pipeline<Family, AlphaDropout>(m);
   register_pipeline<Family, DropoutAdd>(m);
+  register_pipeline<Family, BiasDropout>(m);
+  register_pipeline<Family, BiasDropoutAdd>(m);
   register_pipeline<Family, GaussianDropout>(m);
   register_pipeline<Family, Zoneout>(m);
   register_pipeline<Family, Dropped>(m);

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ._extension import ops
 from ._transforms import check_captured
-from .reference import GAIN_ONE, GAIN_UPSCALE, kept
+from .reference import GAIN_ONE, GAIN_UPSCALE, broadcasts, kept
 from .rng import Rng, as_state, probability
 
 GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
 PER = ("row", "batch")
+dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)  # private to torch
 Probability = tuple[float, Tensor | None]  # as `probability` returns it: a number, or a placeholder beside a tensor
 
 
@@ -99,6 +100,18 @@ def check_like(name: str, argument: str, tensor: Any, input: Tensor) -> None:
         )
 
 
+def check_bias(name: str, bias: Any, input: Tensor) -> None:
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"{name}(): argument 'bias' must be a Tensor, not {type(bias).__name__}")
+    if not broadcasts(bias, input):
+        raise ValueError(
+            f"{name}: expected a bias that broadcasts to the input's shape {list(input.shape)}, "
+            f"but got one of shape {list(bias.shape)}"
+        )
+    if bias.dtype != input.dtype:
+        raise RuntimeError(f"{name}: expected a bias of the input's dtype {input.dtype}, but got one of {bias.dtype}")
+
+
 def check_features(input: Tensor, own: int, p: Probability, training: bool) -> None:
     """ATen's check, made where ATen makes it: not in evaluation, for p of 0 or 1, nor for an empty tensor."""
     number, tensor = p
@@ -117,14 +130,21 @@ def moved(p: "float | Tensor | None", fn: Callable[[Tensor], Tensor]) -> "float 
     return p.to(fn(p).device) if isinstance(p, Tensor) else p
 
 
-def scaled(p: Probability, factor: float) -> Probability:
+def scaled(p: Probability, factor: "float | Tensor") -> Probability:
     """p * factor, at most 1."""
     number, tensor = p
     if tensor is None:
+        if isinstance(factor, Tensor):
+            return 1.0, (number * factor).clamp(max=1.0)
         return min(1.0, number * factor), None
     exact = tensor.double()
     counted = torch.where((exact >= 0) & (exact <= 1), exact, 1.0)
     return number, (counted * factor).clamp(max=1.0)
+
+
+def leaves_open(*sizes: Any) -> bool:
+    """Whether a graph is being traced that may be run with other sizes."""
+    return torch.compiler.is_compiling() or any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 def evaluated(input: Tensor, p: Probability, inplace: bool, mode: str) -> Tensor:
@@ -169,6 +189,8 @@ def call(
         return inputs[0], state
     if generator is not None:
         options["generator"] = generator
+    if dispatch_modes() > 0:  # perhaps a trace: make_fx, aot_function
+        options["call_id"] = call_id(inputs[0])
     if not inplace:
         return getattr(ops, name)(*inputs, number, **options)
     return inputs[0], getattr(ops, f"{name}_")(*inputs, number, **options)
@@ -203,10 +225,12 @@ def _traced(
     generator: torch.Generator | None,
     rng: Rng,
 ) -> tuple[Tensor, Tensor]:
-    """In a graph: a fresh tensor makes each draw distinct (AOTAutograd of torch 2.13 merges equal random calls), and
-    in place is a copy into the input, which functionalization turns into what the compiler likes best."""
+    """In a graph, which no generator can enter."""
     if rng is not None:
         state = as_state(rng, inputs[0].device, name)
+        if inplace:
+            getattr(ops, f"{name}_apply_")(*inputs, state, p, **options)
+            return inputs[0], state
         output = getattr(ops, f"{name}_apply")(*inputs, state, p, **options)
     else:
         if generator is not None:
@@ -214,9 +238,16 @@ def _traced(
                 f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
                 "fused_dropout.draw(generator=...) and pass the state as rng"
             )
-        call_id = torch.empty(0, device=inputs[0].device)
-        output, state = getattr(ops, name)(*inputs, p, call_id=call_id, **options)
-    return (inputs[0].copy_(output) if inplace else output), state
+        options["call_id"] = call_id(inputs[0])
+        if inplace:
+            return inputs[0], getattr(ops, f"{name}_")(*inputs, p, **options)
+        output, state = getattr(ops, name)(*inputs, p, **options)
+    return output, state
+
+
+def call_id(x: Tensor) -> Tensor:
+    """A fresh tensor, which makes each draw of a graph distinct: AOTAutograd of torch 2.13 merges equal ones."""
+    return torch.empty(0, device=x.device)
 
 
 def times(input: Tensor, factor: "float | Tensor", inplace: bool) -> Tensor:

@@ -26,6 +26,10 @@ NAMES = [
     "alpha_dropout_apply_",
     "dropout_add",
     "dropout_add_apply",
+    "bias_dropout",
+    "bias_dropout_apply",
+    "bias_dropout_add",
+    "bias_dropout_add_apply",
     "gaussian_dropout",
     "gaussian_dropout_",
     "gaussian_dropout_apply",
@@ -39,7 +43,12 @@ NAMES = [
     "normal_noise",
 ]
 OF_STATES = ("draw", "make_state", "keep_mask", "normal_noise")  # the operations that no tensor goes through
-INPUTS = {"dropout_add": 2, "zoneout": 2}  # tensors before the state; one in the others
+INPUTS = {
+    "dropout_add": 2,
+    "bias_dropout": 2,
+    "bias_dropout_add": 3,
+    "zoneout": 2,
+}  # tensors before the state; one in the others
 
 
 def inputs_of(name: str) -> int:

@@ -74,8 +74,16 @@ class Unwrapped(NamedTuple):
     def sample(self, i: int) -> Any:
         return self.value[i] if self.batched else self.value
 
-    def samples(self, level: Level) -> Tensor:
-        return self.value if self.batched else self.value.expand(level.size, *self.value.shape)
+    @property
+    def dims(self) -> int:
+        return self.value.dim() - self.batched
+
+
+def samples(level: Level, inputs: Sequence[Unwrapped]) -> list[Tensor]:
+    """The inputs with their batch dimension, the first one; behind it a bias gets the dimensions that it lacks."""
+    tensors = [x.value if x.batched else x.value.expand(level.size, *x.value.shape) for x in inputs]
+    missing = [max(0, inputs[0].dims - x.dims) for x in inputs]
+    return [t[(slice(None), *[None] * m)] if m else t for t, m in zip(tensors, missing, strict=True)]
 
 
 def apply(level: Level, op: Any, inputs: Sequence[Unwrapped], state: Tensor, p: float, **options: Any) -> Any:
@@ -89,7 +97,7 @@ def apply(level: Level, op: Any, inputs: Sequence[Unwrapped], state: Tensor, p: 
     if not each and not any(x.batched for x in inputs):
         return run([x.value for x in inputs], given.value, p_tensor.value)
     if not each and options.get("block") is None:
-        tensors = [x.samples(level) for x in inputs]
+        tensors = samples(level, inputs)
         strides = options.pop("mask_strides", None)
         strides = row_major(tensors[0].shape[1:]) if strides is None else strides
         output = run(tensors, given.value, p_tensor.value, mask_strides=[0, *strides])
@@ -136,7 +144,7 @@ def random(name: str) -> Callable[..., Any]:
                     "same randomness. If this is necessary for your usage, please call it out of place."
                 )
             p_tensor = level.unwrapped(options.get("p_tensor")).value
-            check(stem, [x.samples(level) for x in inputs], args[count], p_tensor)
+            check(stem, samples(level, inputs), args[count], p_tensor)
             state = level.draw(inputs[0].value, generator)
             output = apply(level, op, inputs, state, *args[count:], **options)
             return state if in_place else (output, state)
@@ -151,12 +159,17 @@ def draw(device_of: Tensor, *, generator: "torch.Generator | None" = None) -> Te
         return level.draw(level.unwrapped(device_of).value, generator)
 
 
+def transforming() -> bool:
+    """Whether a transform of torch.func is under way."""
+    return retrieve_current_functorch_interpreter is not None and torch._C._functorch.maybe_current_level() is not None
+
+
 def check_captured(name: str, x: Tensor) -> None:
     """Refuses in place what a gradient or tangent transform has captured, as torch does.
 
     It looks for operations that return what they write to, and so does not find ours.
     """
-    if retrieve_current_functorch_interpreter is None or torch._C._functorch.maybe_current_level() is None:
+    if not transforming():
         return
     interpreter: Any = retrieve_current_functorch_interpreter()
     kind = torch._C._functorch.TransformType

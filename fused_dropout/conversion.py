@@ -116,7 +116,9 @@ def convert(model: nn.Module) -> Report:
     Returns:
         What was converted, and what was left and why: subclasses of the known types, whose forward may differ; modules
         of unknown types named after dropout; dropout that a module holds as a number, as nn.MultiheadAttention and
-        nn.LSTM do; scripted modules; modules whose ``forward`` was replaced.
+        nn.LSTM do; scripted modules; modules whose ``forward`` was replaced. Code that only reads a module's ``p`` and
+        calls torch.nn.functional.dropout itself, as the attention of transformers 5 does, keeps native dropout there,
+        and cannot be seen from outside.
 
     Raises:
         TypeError: the model is not a torch.nn.Module.

@@ -19,6 +19,7 @@ from ._calls import (
     check_per,
     evaluated,
     leading,
+    leaves_open,
     scaled,
     shared,
 )
@@ -475,7 +476,10 @@ def drop_block2d(
     block_h, block_w = min(block_size, height), min(block_size, width)
     inside_h, inside_w = height - block_h + 1, width - block_w + 1
     seeds_h, seeds_w = (height, width) if clip else (inside_h, inside_w)
-    scale = gamma_scale * height * width / (block_h * block_w) / (inside_h * inside_w)
+    first: float | Tensor = gamma_scale
+    if leaves_open(height, width):  # as a number the product would be frozen in the graph
+        first = torch.full((), gamma_scale, dtype=torch.float64, device=x.device)
+    scale = first * height * width / (block_h * block_w) / (inside_h * inside_w)
     gamma = scaled(checked_p, scale)
     strides = row_major([batch, masks, seeds_h, seeds_w])
     block = [block_h, block_w, seeds_h, seeds_w]
@@ -533,31 +537,3 @@ def zoneout(
     wide = compute(input.dtype)
     shares = [share.to(wide) if isinstance(share, Tensor) else share for share in (kept(p), dropped(p))]
     return (input.to(wide) * shares[0] + previous.to(wide) * shares[1]).to(input.dtype)
-
-
-def dropout_add(
-    input: Tensor,
-    residual: Tensor,
-    p: "float | Tensor" = 0.5,
-    training: bool = True,
-    *,
-    generator: torch.Generator | None = None,
-    rng: Rng = None,
-) -> Tensor:
-    r"""Dropout and the addition of a residual, in one pass: 6 bytes an element in bfloat16, where two passes take 11.
-
-    Args:
-        input, residual: tensors of the same shape, dtype and device; see :func:`dropout` for the rest.
-
-    Raises:
-        ValueError: shapes that differ, and as :func:`dropout`.
-
-    Equivalent to, but for one rounding to the dtype instead of two::
-
-        output = residual + fused_dropout.dropout(input, p, training, rng=rng)
-    """
-    checked_p = check("dropout_add", input, p, training, False, generator, rng)
-    check_like("dropout_add", "residual", residual, input)
-    if not training or checked_p[0] == 0:
-        return residual + input
-    return call("dropout_add", (input, residual), checked_p, GAIN_UPSCALE, None, False, generator, rng)[0]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from . import functional as F
+from . import pipelines
 from ._calls import check_block, check_flags, check_mode, check_per, moved
 from .rng import Rng, check_noise_shape, probability
 
@@ -269,6 +270,55 @@ class LockedDropout(_Scaling):
         return F.locked_dropout(
             input, self.p, self.training, self.inplace, batch_first=self.batch_first, mode=self.mode, rng=rng
         )
+
+
+class DropoutAdd(_Layer):
+    r"""``residual + dropout(input)`` in one pass; see :func:`fused_dropout.dropout_add`.
+
+    Args:
+        p: the probability of dropping, a number in [0, 1] or a 0-d tensor.
+
+    Shape:
+        ``layer(input, residual)``: tensors of one shape, which is the output's.
+
+    Raises:
+        ValueError: p outside [0, 1]; shapes that differ.
+
+    Equivalent to::
+
+        output = residual + fused_dropout.dropout(input, module.p, module.training, rng=rng)
+    """
+
+    def __init__(self, p: "float | Tensor" = 0.5) -> None:
+        super().__init__(p, False)
+
+    def forward(self, input: Tensor, residual: Tensor, *, rng: Rng = None) -> Tensor:
+        return pipelines.dropout_add(input, residual, self.p, self.training, rng=rng)
+
+
+class BiasDropoutAdd(_Layer):
+    r"""``residual + dropout(input + bias)`` in one pass; see :func:`fused_dropout.bias_dropout_add`.
+
+    Args:
+        p: the probability of dropping, a number in [0, 1] or a 0-d tensor.
+
+    Shape:
+        ``layer(input, bias, residual)``: tensors of one shape, which is the output's, and a bias that broadcasts to it;
+        such as that of the linear layer before, which then adds none.
+
+    Raises:
+        ValueError: p outside [0, 1]; shapes that do not fit.
+
+    Equivalent to::
+
+        output = residual + fused_dropout.dropout(input + bias, module.p, module.training, rng=rng)
+    """
+
+    def __init__(self, p: "float | Tensor" = 0.5) -> None:
+        super().__init__(p, False)
+
+    def forward(self, input: Tensor, bias: Tensor, residual: Tensor, *, rng: Rng = None) -> Tensor:
+        return pipelines.bias_dropout_add(input, bias, residual, self.p, self.training, rng=rng)
 
 
 class GaussianDropout(_Layer):

@@ -18,6 +18,7 @@ GAIN_UPSCALE, GAIN_ONE, GAIN_ALPHA = 0, 1, 2
 ALPHA_PRIME = -1.7580993408473766  # SELU's value at minus infinity (Klambauer et al. 2017)
 LOW32 = 0xFFFFFFFF
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+BIAS = {"bias_dropout": 1, "bias_dropout_add": 1}  # which of an operation's inputs is broadcast to the first
 COMPLEX = (torch.complex64, torch.complex128)
 
 
@@ -284,6 +285,44 @@ def dropout_add_apply(
     return (residual.to(scaled.dtype) + scaled).to(input.dtype)
 
 
+def bias_dropout_apply(
+    input: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    **mapping: Any,
+) -> Tensor:
+    check("bias_dropout", [input, bias], p, p_tensor, state)
+    return _bias_dropout(input, bias, state, p, p_tensor, gain, mapping).to(input.dtype)
+
+
+def bias_dropout_add_apply(
+    input: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    state: Tensor,
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    **mapping: Any,
+) -> Tensor:
+    check("bias_dropout_add", [input, bias, residual], p, p_tensor, state)
+    dropped = _bias_dropout(input, bias, state, p, p_tensor, gain, mapping)
+    return (residual.to(dropped.dtype) + dropped).to(input.dtype)
+
+
+def _bias_dropout(
+    x: Tensor, bias: Tensor, state: Tensor, p: float, p_tensor: Tensor | None, gain: int, mapping: dict[str, Any]
+) -> Tensor:
+    keep = keep_mask(state, x.shape, p, p_tensor=p_tensor, **mapping)
+    wide = x.dtype if x.is_complex() else compute(x.dtype)
+    return _scaled(x.to(wide) + bias.to(wide), keep, gain_of(p if p_tensor is None else p_tensor, gain))
+
+
 def gaussian_dropout_apply(
     input: Tensor,
     state: Tensor,
@@ -367,6 +406,8 @@ dropout_ = _drawing_in_place("dropout", dropout_apply)
 alpha_dropout, alpha_dropout_apply_ = _drawing("alpha_dropout", alpha_dropout_apply), _in_place(alpha_dropout_apply)
 alpha_dropout_ = _drawing_in_place("alpha_dropout", alpha_dropout_apply)
 dropout_add = _drawing("dropout_add", dropout_add_apply, inputs=2)
+bias_dropout = _drawing("bias_dropout", bias_dropout_apply, inputs=2)
+bias_dropout_add = _drawing("bias_dropout_add", bias_dropout_add_apply, inputs=3)
 gaussian_dropout = _drawing("gaussian_dropout", gaussian_dropout_apply)
 gaussian_dropout_apply_ = _in_place(gaussian_dropout_apply)
 gaussian_dropout_ = _drawing_in_place("gaussian_dropout", gaussian_dropout_apply)
@@ -381,8 +422,14 @@ def check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None
             f"{name}: expected a tensor of dtype float16, bfloat16, float32, float64, complex64 or complex128 (alpha "
             f"dropout: a real one), but got {x.dtype}"
         )
-    for other in inputs[1:]:
-        if other.shape != x.shape:
+    for k, other in enumerate(inputs[1:], 1):
+        if k == BIAS.get(name):
+            if not broadcasts(other, x):
+                raise ValueError(
+                    f"{name}: expected a bias that broadcasts to the input's shape {list(x.shape)}, "
+                    f"but got one of shape {list(other.shape)}"
+                )
+        elif other.shape != x.shape:
             raise ValueError(
                 f"{name}: expected all tensors to have the input's shape {list(x.shape)}, "
                 f"but got one of shape {list(other.shape)}"
@@ -400,6 +447,11 @@ def check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None
         raise RuntimeError(f"{name}: p is not differentiable; pass p.detach()")
     if state is not None:
         _check_state(state, x.device)
+
+
+def broadcasts(bias: Tensor, x: Tensor) -> bool:
+    sizes = zip(reversed(bias.shape), reversed(x.shape), strict=False)
+    return bias.dim() <= x.dim() and all(own in (1, size) for own, size in sizes)
 
 
 def _check_state(state: Tensor, device: torch.device) -> None:

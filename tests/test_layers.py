@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_dropout
-from fused_dropout import functional, modules, reference, rng
+from fused_dropout import functional, modules, pipelines, reference, rng
 
 STATE = torch.tensor([7, 16])
 P64 = torch.tensor(0.3, dtype=torch.float64)
@@ -154,7 +154,7 @@ def test_six_in_any_layout_keep_strides_and_write_in_place(name, lies):
 
 # Every public name ------------------------------------------------------------------------------------------------
 
-SPACES = (functional.__name__, modules.__name__, rng.__name__)
+SPACES = (functional.__name__, pipelines.__name__, modules.__name__, rng.__name__)
 PUBLIC = [n for n in fused_dropout.__all__ if getattr(getattr(fused_dropout, n), "__module__", None) in SPACES]
 FUNCTIONS = [n for n in PUBLIC if inspect.isfunction(getattr(fused_dropout, n))]
 LAYERS = [n for n in PUBLIC if inspect.isclass(getattr(fused_dropout, n))]
@@ -178,6 +178,12 @@ CASES = {
     + [{"input": randn(*IMAGES[1:]), "block_size": 3}],
     "zoneout": [{"input": randn(4, 6), "previous": randn(6, 4).t()}],
     "dropout_add": [{"input": randn(4, 6), "residual": randn(6, 4).t()}],
+    "bias_dropout": [{"input": randn(4, 6), "bias": randn(6)}, {"input": randn(6, 4).t(), "bias": randn(4, 1)}],
+    "bias_dropout_add": [{"input": randn(4, 6), "bias": randn(6), "residual": randn(6, 4).t()}],
+    "drop_path_add": [
+        {"input": randn(*IMAGES), "residual": randn(*IMAGES), "training": True, "per": per, "scale_by_keep": scale}
+        for per, scale in (("row", True), ("batch", False))
+    ],
     "draw": [{}],
     "keep_mask": [{"shape": (4, 6)}, {"shape": (4, 6), "noise_shape": (4, 1)}],
     "normal_noise": [{"shape": (4, 6), "dtype": torch.float64}],
@@ -196,6 +202,8 @@ CASES = {
         )
     ],
     "LockedDropout": [{"input": randn(*SEQUENCE)}, {"input": randn(*SEQUENCE), "batch_first": True}],
+    "DropoutAdd": [{"input": randn(4, 6), "residual": randn(4, 6)}],
+    "BiasDropoutAdd": [{"input": randn(4, 6), "bias": randn(6), "residual": randn(4, 6)}],
     "GaussianDropout": [{"input": randn(4, 6)}, {"input": randn(4, 6), "noise_shape": (None, 1)}],
     "DropBlock2d": [
         {"input": randn(*IMAGES)},
@@ -207,6 +215,10 @@ CASES = {
 CASE_ROWS = [(name, i) for name in PUBLIC for i in range(len(CASES.get(name, [{}])))]
 # Without the calls that draw or make a state: those that are called with an input.
 CALLS = [(name, i) for name, i in CASE_ROWS if "input" in CASES.get(name, [{}])[i]]
+
+
+OTHERS = ("bias", "residual")  # what a layer's forward takes beside its input
+IDENTITY = [row for row in CALLS if not {"previous", *OTHERS} & set(CASES[row[0]][row[1]])]  # in evaluation
 
 
 def ids(rows):
@@ -221,10 +233,8 @@ def invoke(name: str, i: int, p=None, training=None, **options):
         if training is not None:
             case["training"] = training
         return getattr(fused_dropout, name)(p=p, **case, **options)
-    input = case.pop("input")
-    if "input" in options:
-        input = options.pop("input")
-    return getattr(fused_dropout, name)(p, **case).train(training is not False)(input, **options)
+    tensors = {key: case.pop(key) for key in ("input", *OTHERS) if key in case}
+    return getattr(fused_dropout, name)(p, **case).train(training is not False)(**(tensors | options))
 
 
 def equivalent(name: str) -> str:
@@ -242,9 +252,9 @@ def test_docstring_code_runs_and_gives_the_same_output_and_gradient(name, i):
     case = {key: v.clone().requires_grad_() if isinstance(v, torch.Tensor) else v for key, v in CASES[name][i].items()}
     names = {"torch": torch, "math": math, "fused_dropout": fused_dropout}
     if name in LAYERS:
-        input = case.pop("input")
-        names |= {"module": thing(0.3, **case), "input": input, "rng": STATE}
-        got, leaves = names["module"](input, rng=STATE), [input]
+        tensors = {key: case.pop(key) for key in ("input", *OTHERS) if key in case}
+        names |= {"module": thing(0.3, **case), "rng": STATE, **tensors}
+        got, leaves = names["module"](**tensors, rng=STATE), list(tensors.values())
     else:
         defaults = {key: p.default for key, p in inspect.signature(thing).parameters.items()}
         given = {key: v for key, v in {"p": 0.3, "rng": STATE}.items() if key in defaults} | case
@@ -346,17 +356,15 @@ def test_evaluation_and_p_zero_draw_nothing(name, i):
         evaluated = invoke(name, i, p, False)
         if mode == "downscale_in_infer":
             torch.testing.assert_close(evaluated, input * reference.kept(0.3), rtol=1e-15, atol=0)
-        elif name not in ("zoneout", "dropout_add"):
+        elif (name, i) in IDENTITY:
             assert evaluated is input
-    if name != "dropout_add":
+    if (name, i) in IDENTITY or name == "zoneout":
         assert invoke(name, i, 0.0) is input
+    invoke(name, i, 0.0)
     assert torch.equal(before, torch.get_rng_state())
 
 
-IN_PLACE = [row for row in CALLS if row[0] not in ("zoneout", "dropout_add")]
-
-
-@pytest.mark.parametrize(("name", "i"), IN_PLACE, ids=ids(IN_PLACE))
+@pytest.mark.parametrize(("name", "i"), IDENTITY, ids=ids(IDENTITY))
 @pytest.mark.parametrize("p", [0.3, P64], ids=["float p", "tensor p"])
 def test_in_place_writes_what_out_of_place_returns_with_the_same_gradient(name, i, p):
     case = CASES[name][i]

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
+#include "bias_pipelines.h"
 #include "dtype.h"
 #include "layout.h"
 #include "mask.h"
 #include "normal_pipelines.h"
-#include "pipelines.h"
 
 namespace fused_dropout {
 
@@ -44,6 +44,10 @@ auto visit_elementwise(PipelineId pipeline, DType dtype, Visitor&& visit) {
       return visit_dtype<AlphaDropout>(dtype, visit);
     case PipelineId::kDropoutAdd:
       return visit_dtype<DropoutAdd>(dtype, visit);
+    case PipelineId::kBiasDropout:
+      return visit_dtype<BiasDropout>(dtype, visit);
+    case PipelineId::kBiasDropoutAdd:
+      return visit_dtype<BiasDropoutAdd>(dtype, visit);
     case PipelineId::kGaussianDropout:
       return visit_dtype<GaussianDropout>(dtype, visit);
     case PipelineId::kZoneout:

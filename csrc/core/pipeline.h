@@ -22,8 +22,15 @@ enum class PipelineId {
   kZoneout,
   kDropped,
   kBlockDropout,
-  kNormalNoise
+  kNormalNoise,
+  kBiasDropout,
+  kBiasDropoutAdd
 };
+
+// Whether an input is a bias, which is broadcast to the first input's shape.
+constexpr bool is_bias(PipelineId id, int input) {
+  return input == 1 && (id == PipelineId::kBiasDropout || id == PipelineId::kBiasDropoutAdd);
+}
 
 // What decides about an element.
 enum class Noise {

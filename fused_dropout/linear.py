@@ -1,0 +1,164 @@
+"""Dropout before a linear layer, without keeping the dropped copy of its input for the backward pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from . import reference
+from ._calls import check, dispatch_modes, moved
+from ._extension import ops
+from ._transforms import transforming
+from .rng import Rng, as_state, draw, probability
+
+
+def dropout_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    *,
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""A linear layer of a dropped input. The dropped copy is made again in the backward pass, from 16 bytes.
+
+    Two calls keep it for the weight's gradient, beside the input, which others keep too: the cost of LoRA's dropout in
+    memory (Hu et al., "LoRA: low-rank adaptation of large language models", ICLR 2022). Of the input nothing is saved
+    where the weight needs no gradient.
+
+    Args:
+        input: tensor (*, in_features); float16, bfloat16, float32 or float64.
+        weight: tensor (out_features, in_features).
+        bias: tensor (out_features,), or None.
+        p, training, generator, rng: see :func:`dropout`.
+
+    Returns:
+        Tensor (*, out_features).
+
+    Raises:
+        As :func:`dropout` and torch.nn.functional.linear do.
+
+    Equivalent to::
+
+        output = torch.nn.functional.linear(fused_dropout.dropout(input, p, training, rng=rng), weight, bias)
+    """
+    checked_p = check("dropout_linear", input, p, training, False, generator, rng)
+    check_linear(input, weight, bias)
+    if not training or checked_p[0] == 0:
+        return F.linear(input, weight, bias)
+    number, p_tensor = checked_p
+    reference.check("dropout_linear", [input], number, p_tensor)
+    state = draw(input.device, generator) if rng is None else as_state(rng, input.device, "dropout_linear")
+
+    device = input.device.type
+    cast = torch.is_autocast_enabled(device) and input.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(device) if cast else input.dtype  # of the backward pass too, where none is set
+
+    def dropped(x: Tensor) -> Tensor:
+        return ops.dropout_apply(x, state, number, p_tensor=p_tensor).to(dtype)
+
+    def whole(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(dropped(x), weight, bias)
+
+    if torch.compiler.is_compiling():
+        return checkpoint(whole, input, weight, bias, use_reentrant=False, preserve_rng_state=False)
+    if not (torch.is_grad_enabled() and weight.requires_grad) or not plain(input, weight):
+        return whole(input, weight, bias)
+    y = dropped(input)
+    hooks = Remade(y, lambda: dropped(input.detach()))
+    with torch.autograd.graph.saved_tensors_hooks(hooks.pack, hooks.unpack):
+        return F.linear(y, weight, bias)
+
+
+def check_linear(input: Tensor, weight: Any, bias: Any) -> None:
+    """What torch.nn.functional.linear would find out only after a state has been drawn."""
+    for argument, tensor in (("weight", weight), ("bias", bias)):
+        if not isinstance(tensor, Tensor) and not (argument == "bias" and tensor is None):
+            raise TypeError(f"dropout_linear(): argument '{argument}' must be a Tensor, not {type(tensor).__name__}")
+    if weight.dim() != 2 or input.dim() < 1 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            "dropout_linear: expected an input (*, in_features) and a weight (out_features, in_features), but got "
+            f"shapes {list(input.shape)} and {list(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"dropout_linear: expected a bias of shape {list(weight.shape[:1])}, but got one of shape "
+            f"{list(bias.shape)}"
+        )
+    for tensor in (weight, bias):
+        if tensor is None or torch.is_autocast_enabled(input.device.type):
+            continue
+        if tensor.dtype != input.dtype or tensor.device != input.device:
+            raise RuntimeError(
+                f"dropout_linear: expected weight and bias to be {input.dtype} on {input.device}, as the input is, but "
+                f"got {tensor.dtype} on {tensor.device}"
+            )
+
+
+def plain(*tensors: Tensor) -> bool:
+    """Whether what autograd saves can be told by its memory: no transform, no trace, no tensor without a storage."""
+    return (
+        not transforming()
+        and dispatch_modes() == 0
+        and all(type(x) in (Tensor, nn.Parameter) and x.device.type != "meta" for x in tensors)
+    )
+
+
+class Remade:
+    """Hooks that keep, in place of a tensor, how to make it again."""
+
+    def __init__(self, y: Tensor, make: Callable[[], Tensor]) -> None:
+        self.memory, self.make = y.untyped_storage().data_ptr(), make
+
+    def pack(self, saved: Tensor) -> Any:
+        if saved.untyped_storage().data_ptr() != self.memory:
+            return saved
+        return saved.shape, saved.stride(), saved.storage_offset()
+
+    def unpack(self, packed: Any) -> Tensor:
+        return packed if isinstance(packed, Tensor) else self.make().as_strided(*packed)
+
+
+class DropoutLinear(nn.Linear):
+    r"""A torch.nn.Linear whose input is dropped first; see :func:`dropout_linear`.
+
+    Args:
+        in_features, out_features, bias, device, dtype: see torch.nn.Linear.
+        p: the probability of dropping, a number in [0, 1] or a 0-d tensor, which follows the module to another device.
+
+    Shape:
+        Input (*, in_features), output (*, out_features).
+
+    Equivalent to, but for the dropped copy that is not kept::
+
+        torch.nn.Sequential(fused_dropout.Dropout(p), torch.nn.Linear(in_features, out_features, bias))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        p: "float | Tensor" = 0.5,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        probability(p, "DropoutLinear")
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.p = p
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.p = moved(self.p, fn)  # type: ignore[assignment]
+        return self
+
+    def forward(self, input: Tensor, *, rng: Rng = None) -> Tensor:
+        return dropout_linear(input, self.weight, self.bias, self.p, self.training, rng=rng)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, p={self.p}"
