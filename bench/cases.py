@@ -6,6 +6,7 @@ ratio of times, subject to baseline, that is accepted: 1/18 reads "at least 18 t
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -42,6 +43,7 @@ class Case:
     device: str
     target: float | None
     bytes_per_element: int
+    table: str
     column: str
 
     @property
@@ -57,7 +59,7 @@ class Family:
     """A row as it is written down: one case for each dtype that has targets, and for each thread count.
 
     `accesses` is how often the operation moves an element, reads and writes, whatever the hardware adds to that;
-    `quick` says that `--quick` measures it too; `column` that the row belongs to the README's table of layers.
+    `quick` says that `--quick` measures it too; `table` and `column` say where the README has it.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Family:
     quick: bool = False
     accesses: int = 2
     inputs: Inputs = work.flat
+    table: str = ""
     column: str = ""
 
     def case(self, dtype: torch.dtype, threads: int) -> Case:
@@ -86,6 +89,7 @@ class Family:
             device="cpu" if threads else "cuda",
             target=several if threads > 1 else one,
             bytes_per_element=self.accesses * dtype.itemsize,
+            table=self.table,
             column=self.column,
         )
 
@@ -94,18 +98,21 @@ def _run(function: Function) -> Peer:
     return lambda way: way(function)
 
 
-# "eager" is the chain of native functions that gives what a fused one does.
+# "eager" is the chain of native functions that gives what a fused one does, "compiled" torch.compile of that, and
+# "unmasked" the chain with a multiply in dropout's place: against it the gain is fusion, not the slow native generator.
 PEERS: Mapping[str, Peer] = {
     "mul": _run(work.multiply),
     "mul_": _run(work.multiply_in_place),
     "F.dropout": _run(work.DROPOUT.native),
     "compiled F.dropout": _run(work.COMPILED.native),
-    "eager": _run(work.DROPOUT_ADD.native),
     "eager drop_block2d": _run(work.DROP_BLOCK.native),
     "eager gaussian": _run(work.GAUSSIAN_DROPOUT.native),
     "eager zoneout": _run(work.ZONEOUT.native),
     "contiguous": lambda way: lambda x: way(work.DROPOUT.fused)(x.contiguous()),
     "copy": lambda way: work.device_copy,
+    **{f"eager {pipeline.name}": _run(pipeline.native) for pipeline in work.PIPELINES},
+    **{f"compiled {pipeline.name}": _run(torch.compile(pipeline.native, dynamic=False)) for pipeline in work.PIPELINES},
+    **{f"unmasked {p.name}": _run(p.unmasked) for p in (*work.PIPELINES, work.DROPOUT_LINEAR)},
     **{f"native {layer.name}": _run(layer.operation.native) for layer in work.LAYERS},
 }
 
@@ -128,18 +135,41 @@ UNTARGETED_FLOAT = {FLOAT32: (None, None)}
 def _of_layer(layer: work.Layer) -> Iterator[Family]:
     name, inputs, native = layer.name, layer.inputs, f"native {layer.name}"
     fused, in_place = layer.operation, layer.operation_in_place
-    yield Family(name, work.forward, fused, "mul", LAYER, inputs=inputs, column="new output")
-    yield Family(f"{name} backward", work.backward, fused, "mul", LAYER, inputs=inputs, column="backward")
-    yield Family(f"{name} in place", work.in_place, in_place, "mul_", LAYER_IN_PLACE, inputs=inputs, column="in place")
+    row = partial(Family, table="layers", inputs=inputs)
+    yield row(name, work.forward, fused, "mul", LAYER, column="new output")
+    yield row(f"{name} backward", work.backward, fused, "mul", LAYER, column="backward")
+    yield row(f"{name} in place", work.in_place, in_place, "mul_", LAYER_IN_PLACE, column="in place")
     for numel, column in ((LARGE, "native"), (MEDIUM, "native, 1 M"), (SAMPLE, "native, 64 K")):
-        yield Family(name, work.forward, fused, native, LAYER_NATIVE, numel, inputs=inputs, column=column)
+        yield row(name, work.forward, fused, native, LAYER_NATIVE, numel, column=column)
+
+
+def _of_pipeline(pipeline: work.Pipeline) -> Iterator[Family]:
+    name = pipeline.name
+    fusion = 1 / 1.6 if "bias" in name else 1 / 1.3
+    eager = None if name == "drop_path_add" else 1 / 6  # the native generator's; a path is one number
+    for peer, target in (("unmasked", fusion), ("eager", eager), ("compiled", 1.0)):
+        for suffix, way in (("", work.forward), (" step", work.step)):
+            yield Family(
+                name + suffix,
+                way,
+                pipeline.operation,
+                f"{peer} {name}",
+                {FLOAT32: (target, target)},
+                accesses=3 if name.endswith("add") else 2,
+                inputs=pipeline.inputs,
+                table="pipelines",
+                column=peer + suffix,
+            )
 
 
 def _compiled() -> Iterator[Family]:
     """torch.compile of a call against that of the native one, from small tensors to large ones."""
     for numel in (SMALL, 2**10, SAMPLE, MEDIUM, LARGE):
         for name, way in (("compiled dropout", work.forward), ("compiled dropout and backward", work.round_trip)):
-            yield Family(name, way, work.COMPILED, "compiled F.dropout", COMPILED, numel)
+            column = f"{numel:,}"
+            yield Family(
+                name, way, work.COMPILED, "compiled F.dropout", COMPILED, numel, table="compiled", column=column
+            )
 
 
 CPU = (
@@ -152,7 +182,16 @@ CPU = (
     Family("dropout, recorded", work.recorded, work.DROPOUT, "F.dropout", CALL, SMALL, quick=True),
     Family("dropout and backward", work.round_trip, work.DROPOUT, "F.dropout", CALL, SMALL, quick=True),
     *_compiled(),
-    Family("dropout_add", work.forward, work.DROPOUT_ADD, "eager", UNTARGETED, accesses=3, inputs=work.pair),
+    *(family for pipeline in work.PIPELINES for family in _of_pipeline(pipeline)),
+    Family(
+        "dropout_linear step",
+        work.step,
+        work.DROPOUT_LINEAR.operation,
+        "unmasked dropout_linear",
+        {FLOAT32: (1.05, 1.05)},
+        2**22,
+        inputs=work.DROPOUT_LINEAR.inputs,
+    ),
     Family("channels_last", work.forward, work.DROPOUT, "F.dropout", UNTARGETED, inputs=work.channels_last),
     Family("channels_last", work.forward, work.DROPOUT, "contiguous", TILED, inputs=work.channels_last),
     Family("drop_block2d", work.forward, work.DROP_BLOCK, "eager drop_block2d", BLOCKS, inputs=work.images),

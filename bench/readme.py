@@ -11,6 +11,15 @@ README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- measured: begin (python -m bench.readme) -->\n", "<!-- measured: end -->\n"
 
 
+TABLES = {
+    "layers": "**Layers.** A new output and the gradient against `torch.mul`, in place against `mul_`; native is\n"
+    "PyTorch's own, or what libraries write where PyTorch has none.",
+    "pipelines": "**Pipelines** against the eager chain with a multiply in dropout's place (unmasked), the eager chain,\n"
+    "and torch.compile of that; forward, and forward with the gradients of all inputs (step).",
+    "compiled": "**torch.compile** of one call against torch.compile of `F.dropout`, by the number of elements.",
+}
+
+
 def section(path: Path) -> str:
     """The text between the markers: where it was measured, and a row for each case with one thread and with all."""
     result = json.loads(path.read_text())
@@ -18,7 +27,7 @@ def section(path: Path) -> str:
     threads = facts["threads"]
     cases: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
     for row in result["rows"]:
-        if row["column"]:
+        if row["table"]:
             continue
         key = (row["name"], row["versus"], row["dtype"], f"{row['numel']:,}")
         cases.setdefault(key, {})[row["threads"]] = row
@@ -29,37 +38,38 @@ def section(path: Path) -> str:
         targets = {f"{row['target']:.2f}" for row in rows.values() if row["target"] is not None}
         lines.append(" | ".join([*key, *ratios, ", ".join(sorted(targets, reverse=True))]))
     body = "\n".join(f"| {line} |" for line in lines)
-    layers = "\n".join(f"| {line} |" for line in layer_table(result["rows"]))
+    tables = "\n\n".join(f"{text}\n\n{table(result['rows'], name)}" for name, text in TABLES.items())
     commit = facts["commit"][:12] + (" and changes" if facts["dirty"] else "")
     return (
         f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; "
         f"p = {facts['p']}; commit {commit}; {facts['date'][:10]}. "
         "Our time divided by theirs, medians of interleaved pairs, one run; "
         f"`bench/results/{path.name}` has every quantile.\n\n{body}\n\n"
-        f"The layers, float32, {LARGE:,} elements where no other number is named; one thread / all. A new output and\n"
-        "the gradient are measured against `torch.mul`, in place against `mul_`; native is PyTorch's own, or what\n"
-        f"libraries write where PyTorch has none; `!` misses the target.\n\n{layers}\n\n"
+        f"float32, {LARGE:,} elements where no other number is named; one thread / all; `!` misses the target.\n\n"
+        f"{tables}\n\n"
         f"Saved for backward, {saved['numel']:,} elements of {saved['dtype']}: {saved['subject_bytes']} bytes; "
         f"F.dropout {saved['baseline_bytes']:,}.\n"
     )
 
 
-def layer_table(rows: list[dict[str, Any]]) -> list[str]:
-    """A line for each layer, a column for each way to run it; `!` marks a missed target."""
+def table(rows: list[dict[str, Any]], of: str) -> str:
+    """A line for each operation, a column for each way to run it; `!` marks a missed target."""
     names: dict[str, dict[str, list[str]]] = {}
-    columns: dict[str, None] = {}
-    targets: dict[str, float] = {}
+    targets: dict[str, set[float | None]] = {}
     for row in rows:
-        if column := row["column"]:
-            name = row["name"].removesuffix(" backward").removesuffix(" in place")
+        if row["table"] == of:
+            name, column = row["name"], row["column"]
+            for way in (" backward", " in place", " step"):
+                name = name.removesuffix(way) if of != "compiled" else name
             cell = f"{row['ratio']:.2f}" + "!" * (row["met"] is False)
             names.setdefault(name, {}).setdefault(column, []).append(cell)
-            columns[column], targets[column] = None, row["target"]
-    head = ["layer", *(f"{column} (≤ {targets[column]:.2f})" for column in columns)]
+            targets.setdefault(column, set()).add(row["target"])
+    same = {column: f" (≤ {next(iter(some)):.2f})" if len(some) == 1 else "" for column, some in targets.items()}
+    head = ["", *(column + same[column] for column in targets)]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for name, cells in names.items():
-        lines.append(" | ".join([name, *(" / ".join(cells.get(column, [])) for column in columns)]))
-    return lines
+        lines.append(" | ".join([name, *(" / ".join(cells.get(column, [])) for column in targets)]))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def speed(ratio: float) -> str:

@@ -28,6 +28,7 @@ def row_of(case: Case, timing: Timing) -> dict[str, Any]:
     return {
         "name": case.name,
         "versus": case.versus,
+        "table": case.table,
         "column": case.column,
         "device": case.device,
         "dtype": str(case.dtype).removeprefix("torch."),

@@ -21,6 +21,7 @@ from .timing import Task
 P = 0.1
 SCALE = 1 / (1 - P)  # of the multiply that dropout is measured against
 CHANNELS, SIDE = 64, 32  # of images: 2^16 elements each
+FEATURES = 1024  # of a row, where a bias is added
 
 Function: TypeAlias = Callable[..., Tensor]
 Factory: TypeAlias = Callable[..., Task]
@@ -58,11 +59,22 @@ COMPILED = Operation(*(torch.compile(f, dynamic=False) for f in (DROPOUT.fused, 
 DROPOUT_IN_PLACE = Operation(
     lambda x: fused_dropout.dropout(x, P, inplace=True), lambda x: F.dropout(x, P, inplace=True), _in_place_oracle
 )
-DROPOUT_ADD = Operation(
-    lambda x, residual: fused_dropout.dropout_add(x, residual, P),
-    lambda x, residual: residual + F.dropout(x, P),
-    lambda x, residual: reference.dropout_add(x, residual, P)[0],
-)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Dropout with its neighbours: one pass, the chain of native functions, and that with a multiply for dropout."""
+
+    name: str
+    inputs: "Inputs"
+    fused: Function
+    native: Function
+    unmasked: Function
+    oracle: Function
+
+    @property
+    def operation(self) -> Operation:
+        return Operation(self.fused, self.native, self.oracle)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,17 @@ def flat(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
 def pair(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
     x = _values((numel,), dtype, device)
     return x, x.flip(0)
+
+
+def rows(*features_of: str) -> "Inputs":
+    """Matrices (N, FEATURES) for "x" and "residual", (FEATURES,) for "bias", a square for "weight"."""
+
+    def inputs(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+        shapes = {"bias": (FEATURES,), "weight": (FEATURES, FEATURES)}
+        default = (max(1, numel // FEATURES), FEATURES)
+        return tuple(_values(shapes.get(name, default), dtype, device) for name in features_of)
+
+    return inputs
 
 
 def images(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
@@ -204,6 +227,54 @@ LAYERS = (
     ),
 )
 
+
+def _paths(x: Tensor) -> list[int]:
+    return reference.row_major((x.shape[0], 1))
+
+
+PIPELINES = (
+    Pipeline(
+        "dropout_add",
+        rows("x", "residual"),
+        lambda x, residual: fused_dropout.dropout_add(x, residual, P),
+        lambda x, residual: residual + F.dropout(x, P),
+        lambda x, residual: residual + x * SCALE,
+        lambda x, residual: reference.dropout_add(x, residual, P)[0],
+    ),
+    Pipeline(
+        "bias_dropout",
+        rows("x", "bias"),
+        lambda x, bias: fused_dropout.bias_dropout(x, bias, P),
+        lambda x, bias: F.dropout(x + bias, P),
+        lambda x, bias: (x + bias) * SCALE,
+        lambda x, bias: reference.bias_dropout(x, bias, P)[0],
+    ),
+    Pipeline(
+        "bias_dropout_add",
+        rows("x", "bias", "residual"),
+        lambda x, bias, residual: fused_dropout.bias_dropout_add(x, bias, residual, P),
+        lambda x, bias, residual: residual + F.dropout(x + bias, P),
+        lambda x, bias, residual: residual + (x + bias) * SCALE,
+        lambda x, bias, residual: reference.bias_dropout_add(x, bias, residual, P)[0],
+    ),
+    Pipeline(
+        "drop_path_add",
+        rows("x", "residual"),
+        lambda x, residual: fused_dropout.drop_path_add(x, residual, P, True),
+        lambda x, residual: residual + _scaled_by_noise(x, x.shape[0], 1),
+        lambda x, residual: residual + x * SCALE,
+        lambda x, residual: reference.dropout_add(x, residual, P, mask_strides=_paths(x))[0],
+    ),
+)
+DROPOUT_LINEAR = Pipeline(
+    "dropout_linear",
+    rows("x", "weight"),
+    lambda x, weight: fused_dropout.dropout_linear(x, weight, None, P),
+    lambda x, weight: F.linear(F.dropout(x, P), weight),
+    lambda x, weight: F.linear(x * SCALE, weight),
+    lambda x, weight: F.linear(reference.dropout(x, P)[0], weight),
+)
+
 BLOCK = 7
 STDDEV = (P / (1 - P)) ** 0.5
 
@@ -275,6 +346,18 @@ def recorded(function: Function) -> Factory:
     def factory(x: Tensor) -> Task:
         x = x.detach().requires_grad_()
         return Task(lambda: function(x))
+
+    return factory
+
+
+def step(function: Function) -> Factory:
+    """Forward and backward of all inputs, as a training step has them; the first one's gradient is what is checked."""
+
+    def factory(*inputs: Tensor) -> Task:
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        with torch.no_grad():
+            grad_y = torch.ones_like(function(*leaves))
+        return Task(lambda: torch.autograd.grad(function(*leaves), leaves, grad_y)[0])
 
     return factory
 
