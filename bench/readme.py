@@ -14,8 +14,8 @@ BEGIN, END = "<!-- measured: begin (python -m bench.readme) -->\n", "<!-- measur
 TABLES = {
     "layers": "**Layers.** A new output and the gradient against `torch.mul`, in place against `mul_`; native is\n"
     "PyTorch's own, or what libraries write where PyTorch has none.",
-    "pipelines": "**Pipelines** against the eager chain with a multiply in dropout's place (unmasked), the eager chain,\n"
-    "and torch.compile of that; forward, and forward with the gradients of all inputs (step).",
+    "pipelines": "**Pipelines** against the eager chain with a multiply in dropout's place (unmasked), the eager\n"
+    "chain, and torch.compile of that; forward, and forward with the gradients of all inputs (step).",
     "compiled": "**torch.compile** of one call against torch.compile of `F.dropout`, by the number of elements.",
 }
 

@@ -45,12 +45,10 @@ TORCH_LIBRARY(fused_dropout, m) {
   draws("bias_dropout(Tensor input, Tensor bias, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
   pure("bias_dropout_apply(Tensor input, Tensor bias, Tensor state, float p, *, " FD_MAP ") -> Tensor");
 
-  draws(
-      "bias_dropout_add(Tensor input, Tensor bias, Tensor residual, float p, *, " FD_MAP FD_DRAW
-      ") -> (Tensor output, Tensor state)");
-  pure(
-      "bias_dropout_add_apply(Tensor input, Tensor bias, Tensor residual, Tensor state, float p, *, " FD_MAP
-      ") -> Tensor");
+  draws("bias_dropout_add(Tensor input, Tensor bias, Tensor residual, float p, *, " FD_MAP FD_DRAW
+        ") -> (Tensor output, Tensor state)");
+  pure("bias_dropout_add_apply(Tensor input, Tensor bias, Tensor residual, Tensor state, float p, *, " FD_MAP
+       ") -> Tensor");
 
   draws("gaussian_dropout(Tensor input, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
   draws("gaussian_dropout_(Tensor(a!) self, float p, *, " FD_MAP FD_DRAW ") -> Tensor state");

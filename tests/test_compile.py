@@ -158,6 +158,8 @@ GRAPHS = [chain, side_by_side, of_several_sizes, unused, between_random_function
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_several_calls_draw_the_eager_masks_under_fallback_random(graph, backend):
+    if torch.__version__ < "2.13" and graph is of_several_sizes and backend == "inductor":
+        pytest.skip("inductor of torch 2.11 orders independent random calls by itself even so, F.dropout's too")
     x = x_of(1000)
     with torch._inductor.config.patch(fallback_random=True):
         compiled = torch.compile(graph, backend=backend, fullgraph=True)

@@ -43,7 +43,6 @@ struct Probability {
   FD_HOST_DEVICE static constexpr Probability of(double p) { return {fused_dropout::drop_below(p)}; }
   FD_HOST_DEVICE constexpr double dropped() const { return static_cast<double>(drop_below) / kWords; }
   FD_HOST_DEVICE constexpr double kept() const { return (kWords - static_cast<double>(drop_below)) / kWords; }
-  FD_HOST_DEVICE constexpr bool keeps_all() const { return drop_below == 0; }
   FD_HOST_DEVICE constexpr bool keeps_none() const { return drop_below >> 32; }
   FD_HOST_DEVICE constexpr double scale() const { return keeps_none() ? 0.0 : 1.0 / kept(); }
 

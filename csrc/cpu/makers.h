@@ -28,10 +28,6 @@ class KeepMaker {
   FD_HOST_DEVICE explicit KeepMaker(const Mask& mask) : mask_(mask), keys_(mask.seed) {}
 
   FD_HOST_DEVICE void make(uint64_t group, uint64_t high, Batch (&keep)[Isa::kWords]) const {
-    if (__builtin_expect(mask_.p.keeps_all(), 0)) {
-      std::memset(keep, 0xff, sizeof(keep));
-      return;
-    }
     const auto halves = Isa::halves(mask_, keys_, group, high);
     Isa::at_least(halves, mask_.high_threshold(), keep);
     if (__builtin_expect(Isa::any_equal(halves, mask_.high_threshold()) && mask_.low_threshold() != 0, 0)) {

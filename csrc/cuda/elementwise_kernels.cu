@@ -188,7 +188,7 @@ struct Launch {
       vectors = vectors && aligned<T>(args.inputs[k], layout, k + 1);
     }
     const int64_t octets = (layout.run() + kGroup - 1) / kGroup;
-    if constexpr (Pipeline::kNoise == Noise::kBernoulli) {
+    if constexpr (Pipeline::kNoise == Noise::kBernoulli && !is_bias(Pipeline::kId, 1)) {  // a bias has strides of 0
       if (layout.linear()) {
         const LinearArgs<Pipeline, T> a{common, operands, layout.size[0], layout.mask_base};
         return launch(vectors ? linear_kernel<Pipeline, T, true> : linear_kernel<Pipeline, T, false>, a, octets,

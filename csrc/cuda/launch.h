@@ -18,12 +18,14 @@ constexpr int kWarp = 32;
 constexpr int kThreads = 256;
 
 // Blocks a multiprocessor, at least, which caps the registers: 48 a thread where a thread holds 32 bytes of an operand,
-// 80 where it holds 64, 64 where every access has an address of its own (80 in float64, or with several inputs). None
-// of them spills (tests/test_machine_code.py).
+// 80 where it holds 64, 64 where every access has an address of its own (80 in float64 or with two inputs, 128 with
+// three). None of them spills (tests/test_machine_code.py).
 template <class T>
 constexpr int kLinearBlocks = sizeof(T) == 8 ? 3 : 5;
 template <class T, int kInputs>
-constexpr int kStridedBlocks = sizeof(T) == 8 || kInputs > 1 ? 3 : 4;
+constexpr int kStridedBlocks = kInputs > 2                     ? 2
+                               : sizeof(T) == 8 || kInputs > 1 ? 3
+                                                               : 4;
 
 // Starts at least one block; 2^31 - 1 of them take 4 * 10^12 elements.
 template <class Args>
