@@ -19,15 +19,16 @@ CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'te
 
 .PHONY: setup build demo examples test lint bench cuda-check clean
 
-# An environment is ready when it holds a record of the torch it was asked for.
-ready = [ "$$(cat $(1)/ready 2>/dev/null)" = "$(2) $(3)" ]
+# An environment is ready when it holds a record of what it was asked for.
+wanted = echo "$(2)"; $(1)/bin/python tools/requirements.py $(3) 2>/dev/null
+ready = [ "$$(cat $(1)/ready 2>/dev/null)" = "$$($(call wanted,$(1),$(2),$(3)))" ]
 define environment
 	@$(call ready,$(1),$(2),$(3)) || { \
 	  echo "setting up $(1) with $(2)" && \
 	  $(PYTHON) -m venv --clear $(1) && \
 	  $(1)/bin/pip install -q --disable-pip-version-check "$(2)" && \
 	  $(1)/bin/pip install -q --disable-pip-version-check $$($(1)/bin/python tools/requirements.py $(3)) && \
-	  echo "$(2) $(3)" > $(1)/ready; }
+	  { $(call wanted,$(1),$(2),$(3)); } > $(1)/ready; }
 endef
 
 setup:
