@@ -241,8 +241,8 @@ Tensor tangent(at::ArrayRef<Tensor> inputs, const Tensor& state, const Derivativ
 void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& state, const NodePointer& node,
             Derivatives derivatives, bool in_place) {
   Tensor t = tangent(inputs, state, derivatives);
-  if (in_place && t.defined())
-    t = inputs[0]._fw_grad(0).copy_(t);  // PyTorch wants the input's own tangent, written over
+  // In place PyTorch wants the input's own tangent, written over.
+  if (in_place && t.defined()) t = inputs[0]._fw_grad(0).copy_(t);
   if (node) {
     node->save(state, std::move(derivatives));
     if (in_place) {

@@ -1,6 +1,6 @@
 """Dropout before a linear layer, without keeping the dropped copy of its input for the backward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,11 @@ from ._calls import check, dispatch_modes, moved
 from ._extension import ops
 from ._transforms import transforming
 from .rng import Rng, as_state, draw, probability
+
+# Private to torch: the hooks on saved tensors that are in force.
+outer_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: None
+)
 
 
 def dropout_linear(
@@ -57,20 +62,23 @@ def dropout_linear(
 
     device = input.device.type
     cast = torch.is_autocast_enabled(device) and input.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(device) if cast else input.dtype  # of the backward pass too, where none is set
+    dtype = torch.get_autocast_dtype(device)  # asked now: the backward pass runs without autocast
 
     def dropped(x: Tensor) -> Tensor:
-        return ops.dropout_apply(x, state, number, p_tensor=p_tensor).to(dtype)
+        y = ops.dropout_apply(x, state, number, p_tensor=p_tensor)
+        return y.to(dtype) if cast else y
 
     def whole(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(dropped(x), weight, bias)
 
+    if torch.compiler.is_exporting():
+        return whole(input, weight, bias)
     if torch.compiler.is_compiling():
         return checkpoint(whole, input, weight, bias, use_reentrant=False, preserve_rng_state=False)
     if not (torch.is_grad_enabled() and weight.requires_grad) or not plain(input, weight):
         return whole(input, weight, bias)
     y = dropped(input)
-    hooks = Remade(y, lambda: dropped(input.detach()))
+    hooks = Remade(y, lambda: dropped(input.detach()), [input, state] if p_tensor is None else [input, state, p_tensor])
     with torch.autograd.graph.saved_tensors_hooks(hooks.pack, hooks.unpack):
         return F.linear(y, weight, bias)
 
@@ -101,19 +109,22 @@ def check_linear(input: Tensor, weight: Any, bias: Any) -> None:
 
 
 def plain(*tensors: Tensor) -> bool:
-    """Whether what autograd saves can be told by its memory: no transform, no trace, no tensor without a storage."""
+    """Whether what autograd saves is ours to choose, and can be told by its memory: no transform, no trace, no hooks of
+    others (of a checkpoint, which keeps nothing anyway), no tensor without a storage."""
     return (
         not transforming()
         and dispatch_modes() == 0
+        and outer_hooks(False) is None
         and all(type(x) in (Tensor, nn.Parameter) and x.device.type != "meta" for x in tensors)
     )
 
 
 class Remade:
-    """Hooks that keep, in place of a tensor, how to make it again."""
+    """Hooks that keep, in place of a tensor, how to make it again, from others that have not been written to since."""
 
-    def __init__(self, y: Tensor, make: Callable[[], Tensor]) -> None:
+    def __init__(self, y: Tensor, make: Callable[[], Tensor], of: Sequence[Tensor]) -> None:
         self.memory, self.make = y.untyped_storage().data_ptr(), make
+        self.of = [(x, x._version) for x in of if not x.is_inference()]
 
     def pack(self, saved: Tensor) -> Any:
         if saved.untyped_storage().data_ptr() != self.memory:
@@ -121,7 +132,16 @@ class Remade:
         return saved.shape, saved.stride(), saved.storage_offset()
 
     def unpack(self, packed: Any) -> Tensor:
-        return packed if isinstance(packed, Tensor) else self.make().as_strided(*packed)
+        if isinstance(packed, Tensor):
+            return packed
+        for x, version in self.of:
+            if x._version != version:
+                raise RuntimeError(
+                    "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                    f"dropout_linear drops its input again in the backward pass, but a tensor of shape {list(x.shape)} "
+                    f"is at version {x._version}; expected version {version} instead"
+                )
+        return self.make().as_strided(*packed)
 
 
 class DropoutLinear(nn.Linear):
@@ -137,6 +157,9 @@ class DropoutLinear(nn.Linear):
     Equivalent to, but for the dropped copy that is not kept::
 
         torch.nn.Sequential(fused_dropout.Dropout(p), torch.nn.Linear(in_features, out_features, bias))
+
+    Raises:
+        ValueError: p outside [0, 1].
     """
 
     def __init__(

@@ -292,6 +292,34 @@ def test_dropout_linear_keeps_no_copy_of_its_input():
     assert kept >= 64 * 128 * 4
 
 
+@pytest.mark.parametrize("which", ["input", "state", "p"])
+def test_dropout_linear_refuses_a_backward_pass_of_what_was_written_to(which):
+    """Else it would drop another input, or by another mask, and the gradient would be silently wrong."""
+    x, weight, bias = linear_inputs()
+    written = {"input": x.detach(), "state": fused_dropout.draw(), "p": torch.tensor(0.4)}
+    y = fused_dropout.dropout_linear(written["input"], weight, bias, written["p"], rng=written["state"])
+    written[which].add_(0 if which == "p" else 4)
+    with pytest.raises(
+        RuntimeError, match=r"modified by an inplace operation: dropout_linear .* version 1; expected ve"
+    ):
+        y.sum().backward()
+
+
+def test_dropout_linear_leaves_a_checkpoint_its_hooks():
+    """Hooks of its own would keep the input alive, which the checkpoint frees."""
+    from torch.utils.checkpoint import checkpoint
+
+    given = linear_inputs()
+    seen = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t):
+        one_call(*given, rng=STATE)
+    assert torch.Size([12, 7]) in seen or torch.Size([2, 6, 7]) in seen, "the dropped copy goes to the outer hooks"
+    results = []
+    for f in (two_calls, lambda *i, rng: checkpoint(lambda *i: one_call(*i, rng=rng), *i, use_reentrant=False)):
+        results.append(torch.autograd.grad(f(*given, rng=STATE).sin().sum(), given))
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_dropout_linear_compiled_keeps_none_either(backend):
     inputs = linear_inputs(torch.float32, (64, 128))
@@ -303,6 +331,20 @@ def test_dropout_linear_compiled_keeps_none_either(backend):
     torch.testing.assert_close(torch.autograd.grad(y.sum(), inputs), torch.autograd.grad(want.sum(), inputs))
     torch._dynamo.reset()
     assert kept < 64 * 128 * 4
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
+def test_dropout_linear_exports(strict):
+    layer, x = fused_dropout.DropoutLinear(7, 5, p=0.4), torch.randn(3, 7)
+    program = torch.export.export(layer, (x,), strict=strict)
+    results = []
+    for f in (layer, program.module(), program.run_decompositions().module()):
+        torch.manual_seed(2)
+        results.append(f(x))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    names = [str(node.target) for node in program.graph.nodes if "fused_dropout" in str(node.target)]
+    assert names == ["fused_dropout.draw.default", "fused_dropout.dropout_apply.default"]
 
 
 def test_dropout_linear_module_is_a_linear_layer():
