@@ -320,6 +320,7 @@ def test_dropout_linear_leaves_a_checkpoint_its_hooks():
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="torch 2.11 keeps what a compiled checkpoint should make again")
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_dropout_linear_compiled_keeps_none_either(backend):
     inputs = linear_inputs(torch.float32, (64, 128))
