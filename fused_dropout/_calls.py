@@ -83,12 +83,7 @@ def check_like(name: str, argument: str, tensor: Any, input: Tensor) -> None:
     """The tensor that stands beside the input, in evaluation too, where no operation would check it."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}(): argument '{argument}' must be a Tensor, not {type(tensor).__name__}")
-    for x in (input, tensor):
-        if x.is_nested and x.layout == torch.strided:  # which has no shape to compare
-            raise RuntimeError(
-                f"{name}: expected a dense tensor, but got a nested one of strided layout; make it with "
-                "layout=torch.jagged"
-            )
+    check_shaped(name, input, tensor)
     if tensor.shape != input.shape:
         raise ValueError(
             f"{name}: expected all tensors to have the input's shape {list(input.shape)}, "
@@ -100,9 +95,20 @@ def check_like(name: str, argument: str, tensor: Any, input: Tensor) -> None:
         )
 
 
+def check_shaped(name: str, *tensors: Tensor) -> None:
+    """A nested tensor of strided layout has no shape to compare."""
+    for x in tensors:
+        if x.is_nested and x.layout == torch.strided:
+            raise RuntimeError(
+                f"{name}: expected a dense tensor, but got a nested one of strided layout; make it with "
+                "layout=torch.jagged"
+            )
+
+
 def check_bias(name: str, bias: Any, input: Tensor) -> None:
     if not isinstance(bias, Tensor):
         raise TypeError(f"{name}(): argument 'bias' must be a Tensor, not {type(bias).__name__}")
+    check_shaped(name, input, bias)
     if not broadcasts(bias, input):
         raise ValueError(
             f"{name}: expected a bias that broadcasts to the input's shape {list(input.shape)}, "

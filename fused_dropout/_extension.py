@@ -51,8 +51,13 @@ INPUTS = {
 }  # tensors before the state; one in the others
 
 
+def stem(name: str) -> str:
+    """The name of an operation without what tells its forms apart: the public function's."""
+    return name.removesuffix("_").removesuffix("_apply")
+
+
 def inputs_of(name: str) -> int:
-    return INPUTS.get(name.removesuffix("_").removesuffix("_apply"), 1)
+    return INPUTS.get(stem(name), 1)
 
 
 def load(folder: Path, torch_version: str) -> Any:

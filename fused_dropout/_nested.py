@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._extension import NAMES, OF_STATES, extension, inputs_of
+from ._extension import NAMES, OF_STATES, extension, inputs_of, stem
 
 try:
     from torch.nested._internal.nested_tensor import NestedTensor
@@ -25,12 +25,13 @@ def on_values(cls: Any, op: Any, types: Any, args: Sequence[Any], kwargs: dict[s
     for x in args[: inputs_of(name)]:
         if not isinstance(x, NestedTensor) or x.shape != first.shape:
             raise ValueError(
-                f"{name}: expected all tensors to be nested, with the input's offsets, but got one of shape "
+                f"{stem(name)}: expected all tensors to be nested, with the input's offsets, but got one of shape "
                 f"{list(x.shape)} beside one of shape {list(first.shape)}"
             )
     if kwargs.get("mask_strides") is not None:
         raise ValueError(
-            f"{name}: a nested tensor takes no noise shape: each element has its own decision; call it with values()"
+            f"{stem(name)}: a nested tensor takes no noise shape: each element has its own decision; call it with "
+            "values()"
         )
     result = op(*(x.values() if isinstance(x, NestedTensor) else x for x in args), **kwargs)
     if isinstance(result, tuple):

@@ -203,6 +203,10 @@ def test_nested_compiled(backend):
     ("call", "text"),
     [
         (lambda x: fused_dropout.dropout(x, noise_shape=(None, 1, None)), "dropout: a nested tensor takes no noise"),
+        (
+            lambda x: fused_dropout.dropout(x, noise_shape=(None, 1, None), rng=STATE),
+            "^dropout: a nested tensor takes no",
+        ),
         (lambda x: fused_dropout.dropout1d(x), "a nested tensor takes no noise shape"),
         (lambda x: fused_dropout.drop_path(x, 0.5, True), "a nested tensor takes no noise shape"),
         (lambda x: fused_dropout.locked_dropout(x), "a nested tensor takes no noise shape"),
@@ -329,6 +333,7 @@ REFUSING = {
     "given state": lambda x: fused_dropout.dropout(x, rng=STATE),
     "alpha_dropout": lambda x: fused_dropout.alpha_dropout(x, 0.5, True),
     "dropout_add": lambda x: fused_dropout.dropout_add(x, x),
+    "bias_dropout": lambda x: fused_dropout.bias_dropout(x, x),
 }
 
 
@@ -338,7 +343,7 @@ REFUSING = {
 @pytest.mark.parametrize("name", REFUSING)
 def test_other_tensors_are_refused_in_words(name, kind, inference):
     make, text = REFUSED[kind]
-    stem = name if name in ("alpha_dropout", "dropout_add") else "dropout"
+    stem = name if name in ("alpha_dropout", "dropout_add", "bias_dropout") else "dropout"
     before = torch.get_rng_state()
     with torch.inference_mode(inference):
         x = make()
