@@ -1,26 +1,15 @@
 // Normal noise: Box-Muller (Ann. Math. Statist. 29, 1958) on the words of two neighbouring lanes of a group.
 //
-// Logarithm, sine and cosine are made of additions, multiplications, a division and a square root, each of which IEEE
-// 754 rounds in one way only: the noise has the same bits on every machine, to a few ulp of the true value. The series
-// are Taylor's, cut where the next term is below half an ulp, so the coefficients need no table.
+// Logarithm, sine and cosine are Taylor's series (series.h): the noise has the same bits on every machine, to a few ulp
+// of the true value.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-#include "dtype.h"
-#include "host_device.h"
+#include "series.h"
 
 namespace fused_dropout {
-
-template <int n>
-struct InverseFactorial {
-  static constexpr double value = InverseFactorial<n - 1>::value / n;
-};
-template <>
-struct InverseFactorial<0> {
-  static constexpr double value = 1.0;
-};
 
 // 1/n! - z/(n+2)! + z^2/(n+4)! - ...: the cosine of sqrt(z) for n = 0, the sine divided by sqrt(z) for n = 1.
 template <class C, int n, int last>
@@ -43,21 +32,6 @@ FD_HOST_DEVICE C logarithmic_series(C z) {
     return first;
   }
 }
-
-template <class C>
-struct FloatingPoint;
-template <>
-struct FloatingPoint<float> {
-  using Bits = int32_t;
-  static constexpr int kMantissa = 23, kBias = 127, kLogTerms = 9, kSineTerms = 11;
-  static constexpr Bits kRootHalf = 0x3f3504f3;  // of 1/2, rounded
-};
-template <>
-struct FloatingPoint<double> {
-  using Bits = int64_t;
-  static constexpr int kMantissa = 52, kBias = 1023, kLogTerms = 21, kSineTerms = 17;
-  static constexpr Bits kRootHalf = 0x3fe6a09e667f3bcc;
-};
 
 // ln((word + 1/2) / 2^32), always negative. Near 1 the distance from 1 is exact in integers, and so is kept.
 template <class C>

@@ -9,6 +9,7 @@
 
 #include "../core/dtype.h"
 #include "../core/mask.h"
+#include "../core/series.h"
 
 namespace fused_dropout {
 
@@ -68,6 +69,8 @@ struct Vec {
   static constexpr int kLanes = Isa::kBytes / static_cast<int>(sizeof(C));
   using Values = typename VectorOf<C, Isa::kBytes>::type;
   using Keep = typename Isa::template Keep<C>;
+  using Component = C;
+  using Bits = typename VectorOf<typename FloatingPoint<C>::Bits, Isa::kBytes>::type;
 
   Values v;
 
@@ -76,10 +79,14 @@ struct Vec {
   FD_HOST_DEVICE explicit Vec(C everywhere) : v(everywhere - Values{}) {}
 
   FD_HOST_DEVICE friend Vec operator*(Vec a, Vec b) { return Vec(a.v * b.v); }
+  FD_HOST_DEVICE friend Vec operator/(Vec a, Vec b) { return Vec(a.v / b.v); }
   FD_HOST_DEVICE friend Vec operator+(Vec a, Vec b) { return Vec(a.v + b.v); }
+  FD_HOST_DEVICE friend Vec operator-(Vec a, Vec b) { return Vec(a.v - b.v); }
   FD_HOST_DEVICE friend Vec select(Keep keep, Vec kept, Vec dropped) {
     return Vec(Isa::select(keep, kept.v, dropped.v));
   }
+
+  FD_HOST_DEVICE friend Vec where_less(Vec a, Vec b, Vec less, Vec other) { return Vec(a.v < b.v ? less.v : other.v); }
 
   // The lowest kLanes bits, one a lane.
   FD_HOST_DEVICE static Keep keep(uint64_t bits) { return Isa::template keep_of<C>(bits); }
