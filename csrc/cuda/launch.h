@@ -22,10 +22,10 @@ constexpr int kThreads = 256;
 // three). None of them spills (tests/test_machine_code.py).
 template <class T>
 constexpr int kLinearBlocks = sizeof(T) == 8 ? 3 : 5;
-template <class T, int kInputs>
-constexpr int kStridedBlocks = kInputs > 2                     ? 2
-                               : sizeof(T) == 8 || kInputs > 1 ? 3
-                                                               : 4;
+template <class T, int kOperands>
+constexpr int kStridedBlocks = kOperands > 3                     ? 2
+                               : sizeof(T) == 8 || kOperands > 2 ? 3
+                                                                 : 4;
 
 // Starts at least one block; 2^31 - 1 of them take 4 * 10^12 elements.
 template <class Args>
