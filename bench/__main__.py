@@ -68,7 +68,7 @@ def _result(case: Case, effort: Effort) -> dict[str, Any]:
     if case.threads:
         torch.set_num_threads(case.threads)
     few = case.inputs(min(case.numel, CHECKED), case.dtype, case.device)
-    work.check(case.label, case.subject, case.oracle, few)
+    work.check(case.label, case.subject, case.oracle, few, case.exact)
     subject, baseline = (_cold(case, factory) for factory in (case.subject, case.baseline))
     return report.row_of(case, measure(subject, baseline, case.device, effort))
 

@@ -45,6 +45,7 @@ class Case:
     bytes_per_element: int
     table: str
     column: str
+    exact: bool
 
     @property
     def label(self) -> str:
@@ -91,6 +92,7 @@ class Family:
             bytes_per_element=self.accesses * dtype.itemsize,
             table=self.table,
             column=self.column,
+            exact=self.operation.exact,
         )
 
 
@@ -145,7 +147,7 @@ def _of_layer(layer: work.Layer) -> Iterator[Family]:
 
 def _of_pipeline(pipeline: work.Pipeline) -> Iterator[Family]:
     name = pipeline.name
-    fusion = 1 / 1.6 if "bias" in name else 1 / 1.3
+    fusion = 1 / 1.3 if name in ("dropout_add", "drop_path_add") else 1 / 1.6
     eager = None if name == "drop_path_add" else 1 / 6  # the native generator's; a path is one number
     for peer, target in (("unmasked", fusion), ("eager", eager), ("compiled", 1.0)):
         for suffix, way in (("", work.forward), (" step", work.step)):
@@ -155,7 +157,7 @@ def _of_pipeline(pipeline: work.Pipeline) -> Iterator[Family]:
                 pipeline.operation,
                 f"{peer} {name}",
                 {FLOAT32: (target, target)},
-                accesses=3 if name.endswith("add") else 2,
+                accesses=pipeline.accesses,
                 inputs=pipeline.inputs,
                 table="pipelines",
                 column=peer + suffix,

@@ -157,6 +157,12 @@ variable_list tangents_of(at::ArrayRef<Tensor> inputs) {
   return tangents;
 }
 
+template <class Pipeline>
+Tensor tangent(at::ArrayRef<Tensor> inputs, Call call) {
+  for (Tensor& x : call.saved) x = x._fw_primal(0);  // a tangent must not have one itself
+  return Rules<Pipeline>::tangent(tangents_of(inputs), call);
+}
+
 // Attaches the graph node and the tangent to `output`, which in place is the input itself.
 template <class Pipeline>
 void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& state, const NodePointer& node, Map map,
@@ -164,7 +170,7 @@ void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& sta
   Call call{{}, state, std::move(map)};
   if (Pipeline::kGradient == Gradient::kOfInputs) call.saved = inputs.vec();
   if (Pipeline::kGradient == Gradient::kOfOutput) call.saved = {output.detach()};
-  Tensor t = any_tangent(inputs) ? Rules<Pipeline>::tangent(tangents_of(inputs), call) : Tensor();
+  Tensor t = any_tangent(inputs) ? tangent<Pipeline>(inputs, call) : Tensor();
   // In place PyTorch wants the input's own tangent, written over.
   if (in_place && t.defined()) t = inputs[0]._fw_grad(0).copy_(t);
   if (node) {

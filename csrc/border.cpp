@@ -20,7 +20,7 @@ void check_inputs(const Facts& facts, at::ArrayRef<at::Tensor> inputs) {
   const bool complex = dtype == at::kComplexFloat || dtype == at::kComplexDouble;
   TORCH_CHECK(real || (complex && facts.complex), name, ": expected a tensor of dtype float16, bfloat16, float32",
               facts.complex ? ", float64, complex64 or complex128" : " or float64", ", but got ", dtype,
-              "; convert it first, or call it with training=False");
+              "; convert it first", facts.evaluates ? ", or call it with training=False" : "");
   TORCH_CHECK(x.layout() == at::kStrided, name, ": expected a dense tensor, but got one of layout ", x.layout());
   check_dims(name.c_str(), x.dim() + complex);
   for (size_t k = 1; k < inputs.size(); ++k) {

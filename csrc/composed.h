@@ -6,8 +6,9 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
 #include <ATen/ops/relu.h>
+#include <ATen/ops/rsub.h>
+#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
-#include <ATen/ops/silu_backward.h>
 #include <ATen/ops/threshold_backward.h>
 
 #include "autograd_node.h"
@@ -31,7 +32,10 @@ struct Composed<GeluTanh> {
 template <>
 struct Composed<Silu> {
   static Tensor value(const Tensor& x) { return at::silu(x); }
-  static Tensor backward(const Tensor& grad, const Tensor& x) { return at::silu_backward(grad, x); }
+  static Tensor backward(const Tensor& grad, const Tensor& x) {  // at::silu_backward has no derivative
+    const Tensor s = at::sigmoid(x);
+    return grad.mul(s.mul(x.mul(at::rsub(s, 1)).add(1)));
+  }
 };
 template <>
 struct Composed<SquaredRelu> {

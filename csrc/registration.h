@@ -17,6 +17,7 @@ struct Facts {
   std::string name;  // the operation's, which is also the public function's
   int bias;
   bool complex, blocks;
+  bool evaluates;  // whether in evaluation the public function does without the operation, for any dtype
 
   const char* c_str() const { return name.c_str(); }
 };
@@ -25,7 +26,7 @@ template <class Pipeline>
 const Facts& facts() {
   constexpr Name name = Pipeline::kName;
   static const Facts facts{std::string(name.prefix) + name.stem + name.suffix, Pipeline::kBias, Pipeline::kComplex,
-                           std::is_same_v<Pipeline, Dropout<float>>};
+                           std::is_same_v<Pipeline, Dropout<float>>, Pipeline::kGradient == Gradient::kAffine};
   return facts;
 }
 

@@ -21,15 +21,9 @@ ROOT = Path(__file__).parent.parent
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ to compile the kernels for the host with")
 
-PIPELINE_IDS = {
-    name: i
-    for i, name in enumerate(
-        ("dropout", "alpha_dropout", "dropout_add", "keep_mask", "gaussian_dropout", "zoneout", "dropped", "blocks",
-         "normal_noise")
-    )
-}  # fmt: skip
 DTYPE_IDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3, torch.bool: 2}
 MAX = 2**64 - 1
+TWO = [f"{name}_dropout_backward" for name in reference.GATED]  # pipelines of two outputs
 
 
 @pytest.fixture(scope="session")
@@ -43,28 +37,59 @@ def library(tmp_path_factory):
     return ctypes.CDLL(str(built))
 
 
+def pipeline_id(library, name):
+    found = [library.pipeline_of(f"{name}{form}".encode()) for form in ("", "_apply")]
+    assert max(found) >= 0, name
+    return max(found)
+
+
 def run(library, pipeline, inputs, p, *, shape=None, dtype=None, mask_strides=None, mask_base=0, state=STATE, gain=0,
         state_ptr=None, p_ptr=None, state_out=None, keep_bits=None, output=None, blocks=(0, MAX)):  # fmt: skip
-    """One launch; the arguments are those of the operations."""
+    """One launch; the arguments are those of the operations. A pipeline of two outputs gives both."""
     if output is None:
         output = torch.empty_like(inputs[0]) if inputs else torch.empty(shape, dtype=dtype)
-    operands = [output, *inputs]
+    outputs = [output, torch.empty_like(output)] if pipeline in TWO else [output]
+    operands = [*outputs, *(t.expand(output.shape) for t in inputs)]
     ndim = output.dim()
     sizes = np.array(output.shape, dtype=np.int64)
     strides = np.array([t.stride() for t in operands], dtype=np.int64).reshape(-1)
     if mask_strides is None:
         mask_strides = np.array([int(np.prod(output.shape[d + 1 :], dtype=np.int64)) for d in range(ndim)])
     mask_strides = np.array(mask_strides, dtype=np.uint64)
-    pointers = (ctypes.c_void_p * max(1, len(inputs)))(*[t.data_ptr() for t in inputs])
+    pointers = (ctypes.c_void_p * len(operands))(*[t.data_ptr() for t in operands])
     library.run_on_cuda(
-        PIPELINE_IDS[pipeline], DTYPE_IDS[output.dtype], ctypes.c_void_p(output.data_ptr()), pointers, len(operands),
-        ndim, ctypes.c_void_p(sizes.ctypes.data), ctypes.c_void_p(strides.ctypes.data),
+        pipeline_id(library, pipeline), DTYPE_IDS[output.dtype], pointers, len(outputs), len(operands), ndim,
+        ctypes.c_void_p(sizes.ctypes.data), ctypes.c_void_p(strides.ctypes.data),
         ctypes.c_void_p(mask_strides.ctypes.data), ctypes.c_uint64(mask_base), ctypes.c_uint64(state[0]),
         ctypes.c_uint64(state[1]), ctypes.c_void_p(state_ptr), ctypes.c_double(p), ctypes.c_void_p(p_ptr),
         ctypes.c_int64(gain), ctypes.c_void_p(state_out), ctypes.c_void_p(keep_bits), ctypes.c_uint64(blocks[0]),
         ctypes.c_uint64(blocks[1]),
     )  # fmt: skip
-    return output
+    return tuple(outputs) if pipeline in TWO else output
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [name for name in reference.CHAINS if not name.endswith("_halves")])
+def test_activations_have_the_bits_of_the_cpu(library, name, dtype):
+    """Exponential and normal distribution too: they are made of operations that are rounded in one way only."""
+    for layout, shape in (("contiguous", (3, 700)), ("transposed", (5, 33)), ("offset by one element", (2, 300))):
+        x = LAYOUTS[layout](3 * torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype))
+        inputs = [
+            x,
+            *(
+                torch.randn(shape[-1:] if "bias" in name else shape).to(dtype)
+                for _ in range(1, reference.CHAINS[name][1])
+            ),
+        ]
+        y = run(library, name, inputs, 0.3)
+        assert_same_bits(y, getattr(ops, f"{name}_apply")(*inputs, state(), 0.3))
+        backward = f"{name}_backward"
+        if not hasattr(reference, backward):
+            continue
+        tensors = [torch.randn(shape).to(dtype), *([y] if name == "relu_dropout" else inputs)]
+        got, want = run(library, backward, tensors, 0.3), getattr(ops, backward)(*tensors, state(), 0.3)
+        for ours, theirs in zip(*(t if isinstance(t, tuple) else (t,) for t in (got, want)), strict=True):
+            assert_same_bits(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -14,8 +14,16 @@ from conftest import build_info
 
 # Registers a thread. 65,536 a multiprocessor: 48 let 5 blocks of 256 threads run at once, 64 four, 80 three,
 # 128 two.
-BUDGET = {"linear": 48, "linear float64": 80, "strided": 64, "strided wide": 80, "strided of three": 128,
-          "write_state": 32, "seeds": 64, "blocks": 64}  # fmt: skip
+BUDGET = {"linear": 48, "linear float64": 80, "linear float64, many": 128, "strided": 64, "strided, three": 80,
+          "strided, many": 128, "write_state": 32, "seeds": 64, "blocks": 64}  # fmt: skip
+# Tensors that a pipeline reads and writes; two in the others.
+OPERANDS = {
+    **dict.fromkeys(("DropoutAdd", "Zoneout", "BiasDropout", "BiasActivationDropout", "BiasReluDropout"), 3),
+    **dict.fromkeys(("ActivationBackward", "ReluDropoutBackward", "GatedDropout"), 3),
+    **dict.fromkeys(("BiasDropoutAdd", "BiasActivationBackward"), 4),
+    "GatedBackward": 5,
+}
+LINEAR = 21 * 4 + 1
 ARCHITECTURES = [a.split("+")[0].replace(".", "") for a in build_info()["cuda_architectures"] or []]
 
 pytestmark = pytest.mark.skipif(build_info()["cuda"] is None, reason="the extension was built without CUDA")
@@ -39,11 +47,13 @@ def library() -> str:
 
 def kind(kernel: str) -> str:
     name = re.match(r".*?(\w+)_kernel", kernel)[1]
-    if name == "strided" and "BiasDropoutAdd" in kernel:
-        return "strided of three"
-    if name == "strided" and ("double" in kernel or re.search("DropoutAdd|Zoneout|BiasDropout", kernel)):
-        return "strided wide"
-    return "linear float64" if name == "linear" and "double" in kernel else name
+    operands = OPERANDS.get((re.search(r"_kernel<fused_dropout::(\w+)", kernel) or [kernel] * 2)[1], 2)
+    wide = "double" in kernel
+    if name == "linear" and wide:
+        return "linear float64, many" if operands > 3 else "linear float64"
+    if name == "strided":
+        return "strided, many" if operands > 3 else "strided, three" if wide or operands == 3 else name
+    return name
 
 
 def demangled(text: str) -> str:
@@ -71,9 +81,9 @@ def kernels(library) -> dict[str, dict[str, tuple[int, int]]]:
 def test_every_architecture_has_every_kernel(kernels):
     assert sorted(kernels) == sorted(ARCHITECTURES)
     counts = {arch: len(found) for arch, found in kernels.items()}
-    # 5 pipelines of 4 dtypes and the mask, each linear (aligned or not) and strided; 5 of 4 dtypes that are strided
+    # 21 pipelines of 4 dtypes and the mask, each linear (aligned or not) and strided; 14 of 4 dtypes that are strided
     # alone (normal noise, stored bits, a bias); the state's and the blocks' two
-    assert set(counts.values()) == {21 * 3 + 20 + 3}, counts
+    assert set(counts.values()) == {LINEAR * 3 + 14 * 4 + 3}, counts
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -96,7 +106,7 @@ def test_aligned_kernels_load_and_store_sixteen_bytes(library, arch):
             assert re.search(store, code), name
             assert "KeepMask" in name or re.search(r"\bLDG\.E\.128\b", code), name
             checked += 1
-    assert checked == 21
+    assert checked == LINEAR
 
 
 def test_ptx_for_later_architectures_is_there(library):

@@ -5,6 +5,7 @@
 
 #include "activation_pipelines.h"
 #include "bias_pipelines.h"
+#include "gated_pipelines.h"
 #include "normal_pipelines.h"
 
 namespace fused_dropout {

@@ -5,29 +5,10 @@
 #include "elementwise.h"
 #include "launch.h"
 #include "octet.cuh"
+#include "operands.cuh"
 
 namespace fused_dropout {
 namespace {
-
-template <class Pipeline, class T>
-struct Operands {
-  T* y[Pipeline::kOutputs];
-  const T* x[Pipeline::kInputs + 1];
-};
-
-template <int N, class Pipeline, class T>
-__device__ __forceinline__ void load_inputs(const Operands<Pipeline, T>& operands, int64_t at,
-                                            Packed<T, N> (&x)[Pipeline::kInputs + 1]) {
-#pragma unroll
-  for (int k = 0; k < Pipeline::kInputs; ++k) x[k] = load<N>(operands.x[k] + at);
-}
-
-template <int N, class Pipeline, class T>
-__device__ __forceinline__ void store_outputs(const Operands<Pipeline, T>& operands, int64_t at,
-                                              const Packed<T, N> (&y)[Pipeline::kOutputs]) {
-#pragma unroll
-  for (int k = 0; k < Pipeline::kOutputs; ++k) store(operands.y[k] + at, y[k]);
-}
 
 // What both kernels start from. The pipeline is made on the host where p is known there: it takes divisions in float64.
 template <class Pipeline>
@@ -56,7 +37,7 @@ struct LinearArgs {
 // touching neighbouring addresses; a lane whose elements belong to another's octet asks it for the bits. The end of the
 // tensor, and pointers that no vector access may use, go element by element through the same functions.
 template <class Pipeline, class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads, kLinearBlocks<T>)
+__global__ void __launch_bounds__(kThreads, kLinearBlocks<T, Pipeline::kOutputs + Pipeline::kInputs>)
     linear_kernel(const __grid_constant__ LinearArgs<Pipeline, T> a) {
   constexpr int kInputs = Pipeline::kInputs, N = kAligned ? kVector<T> : 1, kAccesses = kGroup / N;
   constexpr int64_t kTile = kWarp * kGroup;

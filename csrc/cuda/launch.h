@@ -18,10 +18,12 @@ constexpr int kWarp = 32;
 constexpr int kThreads = 256;
 
 // Blocks a multiprocessor, at least, which caps the registers: 48 a thread where a thread holds 32 bytes of an operand,
-// 80 where it holds 64, 64 where every access has an address of its own (80 in float64 or with two inputs, 128 with
-// three). None of them spills (tests/test_machine_code.py).
-template <class T>
-constexpr int kLinearBlocks = sizeof(T) == 8 ? 3 : 5;
+// 80 where it holds 64 (128 with more than three operands), 64 where every access has an address of its own (80 in
+// float64 or with three operands, 128 with more). None of them spills (tests/test_machine_code.py).
+template <class T, int kOperands>
+constexpr int kLinearBlocks = sizeof(T) != 8  ? 5
+                              : kOperands > 3 ? 2
+                                              : 3;
 template <class T, int kOperands>
 constexpr int kStridedBlocks = kOperands > 3                     ? 2
                                : sizeof(T) == 8 || kOperands > 2 ? 3

@@ -1,13 +1,28 @@
 // The kernels of csrc/cuda behind plain C functions, for tests to call with ctypes.
 // No torch, no GPU: g++ compiles it in seconds.
+#include <string>
+
 #include "../../csrc/core/layout.cpp"
 #include "../../csrc/cuda/block_kernels.cu"
 #include "../../csrc/cuda/elementwise_kernels.cu"
 
 using namespace fused_dropout;
 
-// One call: `strides` holds those of the output, then of each input; `state_ptr` and `p_ptr` may be null.
-extern "C" void run_on_cuda(int pipeline, int dtype, void* output, const void* const* inputs, int operands, int ndim,
+// The number of the pipeline of that name, or -1.
+extern "C" int pipeline_of(const char* name) {
+  int id = 0, found = -1;
+  KernelTable::each([&](auto row) {
+    using P = typename decltype(row)::template Pipeline<float>;
+    constexpr Name own = P::kName;
+    const bool blocks = std::is_same_v<P, BlockDropout<float>>;  // has dropout's name
+    if (blocks ? std::string("blocks") == name : std::string(own.prefix) + own.stem + own.suffix == name) found = id;
+    ++id;
+  });
+  return found;
+}
+
+// One call: `operands` are the outputs, then the inputs, and `strides` theirs; `state_ptr` and `p_ptr` may be null.
+extern "C" void run_on_cuda(int pipeline, int dtype, void* const* operand, int outputs, int operands, int ndim,
                             const int64_t* sizes, const int64_t* strides, const uint64_t* mask_strides,
                             uint64_t mask_base, uint64_t seed, uint64_t offset, const int64_t* state_ptr, double p,
                             const double* p_ptr, int64_t gain, int64_t* state_out, const uint64_t* keep_bits,
@@ -15,8 +30,13 @@ extern "C" void run_on_cuda(int pipeline, int dtype, void* output, const void* c
   ElementwiseArgs args;
   const int64_t* each[kMaxOperands] = {};
   for (int k = 0; k < operands; ++k) each[k] = strides + k * ndim;
-  for (int k = 0; k + 1 < operands; ++k) args.inputs[k] = inputs[k];
-  args.output = output;
+  for (int k = 0; k < operands; ++k) {
+    if (k < outputs) {
+      args.outputs[k] = operand[k];
+    } else {
+      args.inputs[k - outputs] = operand[k];
+    }
+  }
   args.layout = plan(ndim, sizes, operands, each, mask_strides, mask_base);
   args.state =
       state_ptr ? StateSource{state_ptr, state_ptr + 1, 0, offset} : StateSource{nullptr, nullptr, seed, offset};
