@@ -43,6 +43,8 @@ from .prediction import monte_carlo, predict
 from .recurrent import Zoneout
 from .reference import RNG_VERSION
 from .rng import draw, keep_mask, normal_noise
+from .row_modules import DropoutAddLayerNorm, DropoutAddRMSNorm, SoftmaxDropout
+from .rowwise import dropout_add_layer_norm, dropout_add_rms_norm, softmax_dropout
 from .weight_drop import WeightDrop
 
 __version__ = "0.1.0"
@@ -57,10 +59,13 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "DropoutAdd",
+    "DropoutAddLayerNorm",
+    "DropoutAddRMSNorm",
     "DropoutLinear",
     "FeatureAlphaDropout",
     "GaussianDropout",
     "LockedDropout",
+    "SoftmaxDropout",
     "WeightDrop",
     "Zoneout",
     "alpha_dropout",
@@ -77,6 +82,8 @@ __all__ = [
     "dropout2d",
     "dropout3d",
     "dropout_add",
+    "dropout_add_layer_norm",
+    "dropout_add_rms_norm",
     "dropout_linear",
     "feature_alpha_dropout",
     "gaussian_dropout",
@@ -86,5 +93,6 @@ __all__ = [
     "normal_noise",
     "predict",
     "revert",
+    "softmax_dropout",
     "zoneout",
 ]

@@ -41,8 +41,15 @@ NAMES = [
     "make_state",
     "keep_mask",
     "normal_noise",
+    "dropout_add_layer_norm_apply",
+    "dropout_add_layer_norm_backward",
+    "dropout_add_rms_norm_apply",
+    "dropout_add_rms_norm_backward",
+    "softmax_dropout_apply",
+    "softmax_dropout_backward",
 ]
 OF_STATES = ("draw", "make_state", "keep_mask", "normal_noise")  # the operations that no tensor goes through
+ROWS = tuple(name for name in NAMES if "norm_" in name or "softmax" in name)  # operations on rows, of several results
 INPUTS = {
     "dropout_add": 2,
     "bias_dropout": 2,
@@ -53,7 +60,7 @@ INPUTS = {
 
 def stem(name: str) -> str:
     """The name of an operation without what tells its forms apart: the public function's."""
-    return name.removesuffix("_").removesuffix("_apply")
+    return name.removesuffix("_").removesuffix("_apply").removesuffix("_backward")
 
 
 def inputs_of(name: str) -> int:
