@@ -160,10 +160,9 @@ variable_list norm_gradients(Kind kind, const variable_list& grads, const Saved&
   }
   const bool residual = wanted[1] || (none && wanted[0]), input = wanted[0] && !none;
   if (kind == Kind::kLayerNorm) {
-    std::tie(out[0], out[1], out[2], out[3]) =
-        layer.call(grads[0], grad_sum, saved.x, saved.other, saved.statistic[0], saved.statistic[1], saved.state, map.p,
-                   map.constant, {input, residual, wanted[2], wanted[3]}, map.p_tensor, map.gain, map.strides(),
-                   map.mask_base);
+    std::tie(out[0], out[1], out[2], out[3]) = layer.call(
+        grads[0], grad_sum, saved.x, saved.other, saved.statistic[0], saved.statistic[1], saved.state, map.p,
+        map.constant, {input, residual, wanted[2], wanted[3]}, map.p_tensor, map.gain, map.strides(), map.mask_base);
   } else {
     std::tie(out[0], out[1], out[2]) =
         rms.call(grads[0], grad_sum, saved.x, saved.other, saved.statistic[1], saved.state, map.p, map.constant,
@@ -330,10 +329,9 @@ Tensor or_none(const OptionalTensor& x) { return x.value_or(Tensor()); }
 std::tuple<Tensor, Rows> norm_chain(bool centred, const Tensor& input, const Tensor& residual, const Tensor& state,
                                     const Map& map) {
   static const auto op = find<Signatures<2>::Apply>("dropout_add_apply");
-  const Tensor sum = drops_none(map.p, map.p_tensor)
-                         ? residual + input
-                         : op.call(input, residual, state, map.p, map.p_tensor, map.gain, map.strides(), map.mask_base,
-                                   std::nullopt);
+  const Tensor sum = drops_none(map.p, map.p_tensor) ? residual + input
+                                                     : op.call(input, residual, state, map.p, map.p_tensor, map.gain,
+                                                               map.strides(), map.mask_base, std::nullopt);
   return {sum, Rows(sum, centred, map.constant)};
 }
 
@@ -412,11 +410,13 @@ std::tuple<Tensor, Tensor, Tensor> softmax(c10::DispatchKeySet keys, const Tenso
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_backward(
-    c10::DispatchKeySet keys, const Tensor& grad_normed, const OptionalTensor& grad_sum, const Tensor& sum,
-    const OptionalTensor& weight, const Tensor& mean, const Tensor& rstd, const Tensor& state, double p, double eps,
-    std::array<bool, 4> wanted, const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
-    c10::SymInt mask_base) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_backward(c10::DispatchKeySet keys, const Tensor& grad_normed,
+                                                               const OptionalTensor& grad_sum, const Tensor& sum,
+                                                               const OptionalTensor& weight, const Tensor& mean,
+                                                               const Tensor& rstd, const Tensor& state, double p,
+                                                               double eps, std::array<bool, 4> wanted,
+                                                               const OptionalTensor& p_tensor, int64_t gain,
+                                                               MaskStrides mask_strides, c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::LayerNormBackward>("dropout_add_layer_norm_backward");
   if (traced({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
     const Map map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});

@@ -28,7 +28,8 @@ void check_rows(const char* name, const Tensor& input, const Tensor& state, cons
               ": expected a tensor of dtype float16, bfloat16, float32 or float64, but got ", dtype);
   TORCH_CHECK(input.layout() == at::kStrided, name, ": expected a dense tensor, but got one of layout ",
               input.layout());
-  TORCH_CHECK_VALUE(input.dim() > 0, name, ": expected an input of at least 1 dimension, the last one a row, but got 0");
+  TORCH_CHECK_VALUE(input.dim() > 0, name,
+                    ": expected an input of at least 1 dimension, the last one a row, but got 0");
   check_dims(name, input.dim());
   check_map(name, input, map.p, map.p_tensor, map.gain,
             map.mask_strides ? std::optional<size_t>(map.mask_strides->size()) : std::nullopt, std::nullopt);

@@ -44,10 +44,12 @@ struct RowSignatures {
       const Tensor& grad_normed, const OptionalTensor& grad_sum, const Tensor& sum, const OptionalTensor& weight,
       const Tensor& mean, const Tensor& rstd, const Tensor& state, double p, double eps, std::array<bool, 4> wanted,
       const OptionalTensor& p_tensor, int64_t gain, MaskStrides, c10::SymInt);
-  using RmsNormBackward = std::tuple<Tensor, Tensor, Tensor>(
-      const Tensor& grad_normed, const OptionalTensor& grad_sum, const Tensor& sum, const OptionalTensor& weight,
-      const Tensor& rstd, const Tensor& state, double p, double eps, std::array<bool, 3> wanted,
-      const OptionalTensor& p_tensor, int64_t gain, MaskStrides, c10::SymInt);
+  using RmsNormBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor& grad_normed, const OptionalTensor& grad_sum,
+                                                             const Tensor& sum, const OptionalTensor& weight,
+                                                             const Tensor& rstd, const Tensor& state, double p,
+                                                             double eps, std::array<bool, 3> wanted,
+                                                             const OptionalTensor& p_tensor, int64_t gain, MaskStrides,
+                                                             c10::SymInt);
   using SoftmaxBackward = std::tuple<Tensor, Tensor>(const Tensor& grad_output, const Tensor& input,
                                                      const OptionalTensor& attn_mask, const Tensor& maximum,
                                                      const Tensor& inverse, const Tensor& state, double p,

@@ -131,10 +131,11 @@ struct RowCalls {
     return grads;
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm(
-      const Tensor& input, const Tensor& residual, const OptionalTensor& weight, const OptionalTensor& bias,
-      const Tensor& state, double p, double eps, const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
-      c10::SymInt mask_base) {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm(const Tensor& input, const Tensor& residual,
+                                                               const OptionalTensor& weight, const OptionalTensor& bias,
+                                                               const Tensor& state, double p, double eps,
+                                                               const OptionalTensor& p_tensor, int64_t gain,
+                                                               MaskStrides mask_strides, c10::SymInt mask_base) {
     Normed y = norm("dropout_add_layer_norm", true, input, residual, weight, bias, state,
                     {p, eps, p_tensor, gain, mask_strides, mask_base});
     return {y.normed, y.sum, y.mean, y.rstd};
@@ -158,10 +159,12 @@ struct RowCalls {
     return {g.input, g.residual, g.weight, g.bias};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(
-      const Tensor& grad_normed, const OptionalTensor& grad_sum, const Tensor& sum, const OptionalTensor& weight,
-      const Tensor& rstd, const Tensor& state, double p, double eps, std::array<bool, 3> wanted,
-      const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
+  static std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(const Tensor& grad_normed, const OptionalTensor& grad_sum,
+                                                              const Tensor& sum, const OptionalTensor& weight,
+                                                              const Tensor& rstd, const Tensor& state, double p,
+                                                              double eps, std::array<bool, 3> wanted,
+                                                              const OptionalTensor& p_tensor, int64_t gain,
+                                                              MaskStrides mask_strides, c10::SymInt mask_base) {
     NormGradients g =
         norm_backward("dropout_add_rms_norm", false, grad_normed, grad_sum, sum, weight, Tensor(), rstd, state,
                       {p, eps, p_tensor, gain, mask_strides, mask_base}, {wanted[0], wanted[1], wanted[2], false});

@@ -56,7 +56,9 @@ def nested_like(x: Any, values: Tensor) -> Tensor:
 
 def register() -> None:
     for name in set(NAMES).difference(OF_STATES):
-        torch.library.register_torch_dispatch(f"fused_dropout::{name}", NestedTensor, refused if name in ROWS else on_values)
+        torch.library.register_torch_dispatch(
+            f"fused_dropout::{name}", NestedTensor, refused if name in ROWS else on_values
+        )
 
 
 if extension is not None and NestedTensor is not None:

@@ -135,9 +135,7 @@ def by_sample(name: str) -> Callable[..., Any]:
         with level.below():
             given = [level.unwrapped(x) if isinstance(x, Tensor) else Unwrapped(x, False) for x in args]
             p = level.unwrapped(p_tensor)
-            outputs = [
-                op(*(x.sample(i) for x in given), p_tensor=p.sample(i), **options) for i in range(level.size)
-            ]
+            outputs = [op(*(x.sample(i) for x in given), p_tensor=p.sample(i), **options) for i in range(level.size)]
             return tuple(
                 None if each[0] is None else level.batched(torch.stack(each)) for each in zip(*outputs, strict=True)
             )

@@ -16,6 +16,8 @@ class _Norm(_Layer):
     _options = ("eps", "elementwise_affine")
     eps: float
     elementwise_affine: bool = True
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class _Norm(_Layer):
 
 
 class DropoutAddLayerNorm(_Norm):
-    r"""Dropout, the addition of a residual and a layer norm in one pass; see :func:`fused_dropout.dropout_add_layer_norm`.
+    r"""Dropout, a residual's addition and a layer norm in one pass; see :func:`fused_dropout.dropout_add_layer_norm`.
 
     Args:
         normalized_shape: the size F of the last dimension.
@@ -135,7 +137,8 @@ class SoftmaxDropout(_Layer):
 
     Equivalent to, without an attn_mask::
 
-        output = fused_dropout.dropout(torch.softmax(input * module.softmax_scale, -1), module.p, module.training, rng=rng)
+        probabilities = torch.softmax(input * module.softmax_scale, -1)
+        output = fused_dropout.dropout(probabilities, module.p, module.training, rng=rng)
     """
 
     _options = ("softmax_scale",)

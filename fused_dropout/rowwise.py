@@ -23,7 +23,7 @@ def dropout_add_layer_norm(
     generator: torch.Generator | None = None,
     rng: Rng = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""The end of a sublayer and the layer norm behind it in one pass, forward and backward; for pre-norm and post-norm.
+    r"""The end of a sublayer and the layer norm behind it in one pass, forward and backward; pre-norm and post-norm.
 
     Ba et al., "Layer normalization", 2016. Saved for the backward pass are the sum, which is an output, two float32 a
     row and 16 bytes. The gradients of weight and bias have the same bits in every run and for any number of threads.

@@ -15,7 +15,8 @@ from conftest import build_info
 # Registers a thread. 65,536 a multiprocessor: 48 let 5 blocks of 256 threads run at once, 64 four, 80 three,
 # 128 two.
 BUDGET = {"linear": 48, "linear float64": 80, "strided": 64, "strided wide": 80, "strided of three": 128,
-          "write_state": 32, "seeds": 64, "blocks": 64}  # fmt: skip
+          "write_state": 32, "seeds": 64, "blocks": 64,
+          "rows": 168, "rows float64": 255, "sum_of_parts": 32}  # fmt: skip
 ARCHITECTURES = [a.split("+")[0].replace(".", "") for a in build_info()["cuda_architectures"] or []]
 
 pytestmark = pytest.mark.skipif(build_info()["cuda"] is None, reason="the extension was built without CUDA")
@@ -43,6 +44,8 @@ def kind(kernel: str) -> str:
         return "strided of three"
     if name == "strided" and ("double" in kernel or re.search("DropoutAdd|Zoneout|BiasDropout", kernel)):
         return "strided wide"
+    if name == "rows" and "double" in kernel:
+        return "rows float64"
     return "linear float64" if name == "linear" and "double" in kernel else name
 
 
@@ -72,8 +75,9 @@ def test_every_architecture_has_every_kernel(kernels):
     assert sorted(kernels) == sorted(ARCHITECTURES)
     counts = {arch: len(found) for arch, found in kernels.items()}
     # 5 pipelines of 4 dtypes and the mask, each linear (aligned or not) and strided; 5 of 4 dtypes that are strided
-    # alone (normal noise, stored bits, a bias); the state's and the blocks' two
-    assert set(counts.values()) == {21 * 3 + 20 + 3}, counts
+    # alone (normal noise, stored bits, a bias); the state's and the blocks' two; 6 operations on rows of 4 dtypes, for
+    # rows of three kinds, and the sum of their parts
+    assert set(counts.values()) == {21 * 3 + 20 + 3 + 6 * 4 * 3 + 4}, counts
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

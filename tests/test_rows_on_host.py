@@ -4,12 +4,13 @@ Masks are exact. A row's sums have another order than the CPU's, so that values 
 """
 
 import ctypes
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 from conftest import DTYPES
-from test_cuda_on_host import COMPILER, DTYPE_IDS, library  # noqa: F401  a fixture
+from test_cuda_on_host import COMPILER, DTYPE_IDS, ROOT
 from test_values import STATE, state
 
 from fused_dropout import reference
@@ -24,6 +25,17 @@ ATTEND = {None: 0, torch.bool: 1}
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 1e-5, torch.float64: 1e-12}
 # Rows that a warp holds, that a block holds (beyond 1,024) and that nobody does (beyond 8,192).
 LENGTHS = [1, 2, 7, 8, 63, 64, 65, 129, 256, 1000, 1024, 1025, 2500, 8200]
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    here = ROOT / "tests" / "cuda_on_host"
+    built = tmp_path_factory.mktemp("rows_on_host") / "library.so"
+    warnings = "-Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-parameter"
+    flags = f"-std=c++17 -O1 {warnings} -ffp-contract=off -shared -fPIC"
+    command = [COMPILER, *flags.split(), f"-I{here}", "-x", "c++", here / "rows_library.cpp", "-o", built]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(built))
 
 
 def run(library, operation, x, p, constant, *, mask_strides=None, mask_base=0, attn_mask=None, columns=False,
@@ -65,7 +77,7 @@ def statistics(x, count=2):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("features", LENGTHS)
 @pytest.mark.parametrize("norm", ["layer", "rms"])
-def test_norms(library, norm, features, dtype):  # noqa: F811
+def test_norms(library, norm, features, dtype):
     shape = (3, 4, features) if features < 2000 else (2, features)
     x, r, g, h = (normal(*shape, dtype=dtype, seed=seed) for seed in range(4))
     w, b = normal(features, dtype=dtype, seed=5), normal(features, dtype=dtype, seed=6) if norm == "layer" else None
@@ -99,7 +111,7 @@ def test_norms(library, norm, features, dtype):  # noqa: F811
 
 
 @pytest.mark.parametrize("rows", [1, 1023, 1024, 1025, 2500])
-def test_sums_of_columns_over_every_number_of_rows(library, rows):  # noqa: F811
+def test_sums_of_columns_over_every_number_of_rows(library, rows):
     x, g = normal(rows, 9), normal(rows, 9, seed=1)
     _, sum, mean, rstd = ops.dropout_add_layer_norm_apply(x, x, None, None, state(), 0.0, 1e-5)
     column = [torch.full((1025, 9), 7.0) for _ in range(2)]
@@ -117,7 +129,7 @@ def test_sums_of_columns_over_every_number_of_rows(library, rows):  # noqa: F811
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("features", LENGTHS)
 @pytest.mark.parametrize("mask", ["none", "bools", "added", "a row"])
-def test_softmax(library, mask, features, dtype):  # noqa: F811
+def test_softmax(library, mask, features, dtype):
     shape = (3, 4, features) if features < 2000 else (2, 1, features)
     x, g = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
     attn_mask = {
@@ -150,7 +162,7 @@ def test_softmax(library, mask, features, dtype):  # noqa: F811
 
 @pytest.mark.parametrize("offset", [0, 1, 3])
 @pytest.mark.parametrize("features", [7, 64, 1030])
-def test_pointers_of_any_alignment_and_nothing_beyond(library, features, offset):  # noqa: F811
+def test_pointers_of_any_alignment_and_nothing_beyond(library, features, offset):
     for dtype in (torch.float32, torch.bfloat16):
         guards = [torch.full((3 * features + 64,), 7.0, dtype=dtype) for _ in range(2)]
         normed, sum = (guard[offset : offset + 3 * features].view(3, features) for guard in guards)
@@ -167,7 +179,7 @@ def test_pointers_of_any_alignment_and_nothing_beyond(library, features, offset)
 
 @pytest.mark.parametrize("base", [0, 3, 2**32 - 5, 2**40 + 1])
 @pytest.mark.parametrize("strides", [None, [0, 33, 1], [1, 6, 24], [5, 0, 0]], ids=str)
-def test_masks_of_any_map(library, strides, base):  # noqa: F811
+def test_masks_of_any_map(library, strides, base):
     x = torch.ones(6, 4, 33)
     sum = torch.empty_like(x)
     run(library, "rms", x, 0.4, 1e-5, mask_strides=strides, mask_base=base, x0=x, x1=torch.zeros_like(x), first=sum,
@@ -175,7 +187,7 @@ def test_masks_of_any_map(library, strides, base):  # noqa: F811
     assert torch.equal(sum != 0, ops.keep_mask(state(), x.shape, 0.4, mask_strides=strides, mask_base=base))
 
 
-def test_without_a_mask_everything_is_kept(library):  # noqa: F811
+def test_without_a_mask_everything_is_kept(library):
     x = normal(5, 100)
     y = torch.empty_like(x)
     run(library, "softmax", x, 0.0, 1.0, x0=x, second=y)

@@ -85,7 +85,9 @@ def test_every_instruction_set_gives_the_same_bits(features, dtype):
     for name in INSTRUCTION_SETS:
         with using_instruction_set(name):
             x, mask = scores(features, dtype, grad=True), mask_of("added", features, dtype, grad=True)
-            results.append([*ops.softmax_dropout_apply(x, mask, state(), 0.4, 0.7), *gradients(softmax_dropout, x, mask)])
+            results.append(
+                [*ops.softmax_dropout_apply(x, mask, state(), 0.4, 0.7), *gradients(softmax_dropout, x, mask)]
+            )
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert torch.equal(a, b)
@@ -124,7 +126,7 @@ def test_gradients_of_narrow_types(dtype, instruction_set):
 
 
 def test_large_scores_cost_no_precision():
-    """The backward pass has the forward's probabilities, bit for bit, and not e^(z - log sum) of a rounded logarithm."""
+    """The backward pass has the forward's probabilities, bit for bit, not e^(z - log sum) of a rounded logarithm."""
     x = (scores(500, torch.float32) * 100 + 20000).requires_grad_()
     got = gradients(softmax_dropout, x, None)
     want = gradients(chain, x.detach().double().requires_grad_(), None)

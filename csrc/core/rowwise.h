@@ -30,21 +30,21 @@ enum class RowOperation {
 enum class Attend { kAll, kSome, kBiased };  // no attn_mask, one of bools (true takes part), one that is added
 
 struct RowArgs {
-  int64_t rows, features;       // rows of so many elements, one behind the other
-  const void* input[3] = {};    // of the operation's inputs those that may be missing are null
-  const void* weight = nullptr, *bias = nullptr;  // an element a column
+  int64_t rows, features;                         // rows of so many elements, one behind the other
+  const void* input[3] = {};                      // of the operation's inputs those that may be missing are null
+  const void *weight = nullptr, *bias = nullptr;  // an element a column
   Attend attend = Attend::kAll;
   const void* attn_mask = nullptr;
-  Layout places;                // of the rows: operand 1 is attn_mask, and its mask indices
-  uint64_t mask_stride = 1;     // of a row's elements
-  bool masked = true;           // false: everything is kept
-  void* first = nullptr;        // outputs; those that nobody wants are null
+  Layout places;             // of the rows: operand 1 is attn_mask, and its mask indices
+  uint64_t mask_stride = 1;  // of a row's elements
+  bool masked = true;        // false: everything is kept
+  void* first = nullptr;     // outputs; those that nobody wants are null
   void* output = nullptr;
   void* second = nullptr;
-  void* statistic[2] = {};      // an element a row, of the type computed in
-  void* column[2] = {};         // a row of sums for each part of the rows
+  void* statistic[2] = {};  // an element a row, of the type computed in
+  void* column[2] = {};     // a row of sums for each part of the rows
   int64_t rows_in_part = 1;
-  double constant = 0;          // eps, or the softmax's scale
+  double constant = 0;  // eps, or the softmax's scale
   StateSource state;
   ProbabilitySource p;
   Gain gain = Gain::kUpscale;

@@ -1,10 +1,9 @@
 // The row operations on the CPU: the parts of the rows over PyTorch's threads.
-#include "../rowwise_ops.h"
-
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 
+#include "../rowwise_ops.h"
 #include "instruction_set.h"
 #include "new_output.h"
 
