@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
+#include <torch/library.h>
 
 #include <memory>
 #include <utility>
@@ -255,10 +256,10 @@ struct FusedRowsBackward final : torch::autograd::Node {
   using Pointer = decltype(torch::autograd::Edge::function);
 
   // What a saved output asks for, to belong to this node again.
-  template <class P = Pointer>
+  template <class P = Pointer, class Node = torch::autograd::Node>
   P self() {
-    if constexpr (std::is_same_v<P, std::shared_ptr<torch::autograd::Node>>) {
-      return this->shared_from_this();
+    if constexpr (std::is_same_v<P, std::shared_ptr<Node>>) {
+      return static_cast<Node*>(this)->shared_from_this();
     } else {
       return P::unsafe_reclaim_from_nonowning(this);
     }

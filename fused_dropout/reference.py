@@ -633,6 +633,9 @@ def check_rows(
         raise RuntimeError(
             f"{name}: expected a tensor of dtype float16, bfloat16, float32 or float64, but got {x.dtype}"
         )
+    for dense in (*inputs, *columns.values(), attn_mask):
+        if dense is not None and dense.layout != torch.strided:
+            raise RuntimeError(f"{name}: expected dense tensors, but got one of layout {dense.layout}; call to_dense()")
     if x.dim() == 0:
         raise ValueError(f"{name}: expected an input of at least 1 dimension, the last one a row, but got 0")
     if x.dim() > 64:

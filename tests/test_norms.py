@@ -465,7 +465,7 @@ WRONG = [
     (lambda: layer([1.0], R, W, W), TypeError, "argument 'input' must be a Tensor, not list"),
     (lambda: layer(X.long(), R.long(), None, None), RuntimeError, "of dtype float16, .* but got torch.int64"),
     (lambda: layer(X.cfloat(), R.cfloat(), None, None), RuntimeError, "of dtype float16, .* but got torch.complex64"),
-    (lambda: layer(X.to_sparse(), R.to_sparse(), W, W), RuntimeError, "expected a dense tensor, but got a sparse one"),
+    (lambda: layer(X.to_sparse(), R.to_sparse(), W, W), RuntimeError, "expected dense tensors, but got one of layout"),
     (lambda: layer(X, R, W, W, rng=(0, 0), generator=torch.Generator()), ValueError, "rng or generator, not both"),
     (lambda: layer(X, R, W, W, rng=torch.ones(3)), ValueError, "expected rng to be an int64 tensor of 2"),
     (lambda: ops.dropout_add_layer_norm_apply(X, R[0], W, W, state(), 0.5, 1e-5), ValueError, r"shape \[2, 3, 4\]"),

@@ -389,7 +389,7 @@ WRONG = [
     (lambda: softmax_dropout(X[0, 0, 0]), ValueError, "at least 1 dimension"),
     (lambda: softmax_dropout(X.long()), RuntimeError, "of dtype float16, .* but got torch.int64"),
     (lambda: softmax_dropout(X.cfloat()), RuntimeError, "of dtype float16, .* but got torch.complex64"),
-    (lambda: softmax_dropout(X.to_sparse()), RuntimeError, "expected a dense tensor, but got a sparse one"),
+    (lambda: softmax_dropout(X.to_sparse()), RuntimeError, "expected dense tensors, but got one of layout"),
     (lambda: softmax_dropout(None), TypeError, "argument 'input' must be a Tensor, not NoneType"),
     (lambda: softmax_dropout(X, rng=(0, 0), generator=torch.Generator()), ValueError, "rng or generator, not both"),
     (lambda: ops.softmax_dropout_apply(X, torch.ones(3), state(), 0.5, 1.0), ValueError, "attn_mask that broadcasts"),

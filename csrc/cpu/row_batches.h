@@ -43,6 +43,11 @@ class RowBatches {
     int64_t i, at;
     uint64_t valid, keep, attend;
   };
+  // What a pass over a row does: whether it asks who is kept, makes what is kept of elements, and writes the results.
+  struct Pass {
+    bool asks_mask, makes, finishes;
+  };
+
   explicit RowBatches(const RowArgs& args)
       : args_(args), decisions_(KeepMaker<Isa>(Mask(args.state.load(), args.p.load()))) {}
 
@@ -66,17 +71,18 @@ class RowBatches {
 
   // Calls body(Batch) for all batches. The last one, where it is shorter, is the same on copies of its elements.
   template <class Body>
-  FD_HOST_DEVICE void each_batch(const Row& row, bool needs_mask, const Body& body) {
+  FD_HOST_DEVICE void each_batch(const Row& row, Pass pass, const Body& body) {
     const int64_t n = args_.features;
     for (int64_t at = 0; at < n; at += kBatch) {
       const int64_t count = std::min<int64_t>(kBatch, n - at);
-      Batch batch{row, at, at, ~uint64_t{0}, keep(row, at, needs_mask), attend(row, at, count)};
+      Batch batch{row, at, at, ~uint64_t{0}, keep(row, at, pass.asks_mask), attend(row, at, count)};
       const bool part = __builtin_expect(count < kBatch, 0);
       alignas(64) T copy[kRead + kWritten][kBatch];
       if (part) shorten(batch, count, copy);
       body(batch);
       for (int k = 0; k < kWritten && part; ++k) {
-        if (row.written[k] != nullptr) std::copy_n(copy[kRead + k], count, row.written[k] + at);
+        if (row.written[k] && (k == kFirst ? pass.makes : pass.finishes))
+          std::copy_n(copy[kRead + k], count, row.written[k] + at);
       }
     }
   }

@@ -101,7 +101,8 @@ class RowLoops : RowBatches<Isa, Op, T> {
     const Op op = op_;  // a copy, which stores cannot change, so that it stays in registers
     C* const kept_before = buffer();
     const int64_t padded = padded_;
-    each_batch(row, Op::kMaskFirst && (kRound == 0 || kept_before == nullptr), [&](const Batch& b) {
+    const bool makes = kRound == 0 || kept_before == nullptr;
+    each_batch(row, {Op::kMaskFirst && makes, makes, false}, [&](const Batch& b) {
       each_pair([&](int lane) {
         V kept[2][kKept];
         recall<kRound>(op, b, lane, kept_before, padded, kept);
@@ -144,7 +145,8 @@ class RowLoops : RowBatches<Isa, Op, T> {
     const int64_t padded = padded_;
     C* column[Op::kColumns + 1] = {};
     for (int j = 0; j < Op::kColumns; ++j) column[j] = args_.column[j] ? columns_[j].data() : nullptr;
-    each_batch(row, !Op::kMaskFirst || kept_before == nullptr, [&](const Batch& b) {
+    const bool makes = kept_before == nullptr;
+    each_batch(row, {!Op::kMaskFirst || makes, makes, true}, [&](const Batch& b) {
       each_pair([&](int lane) {
         V kept[2][kKept], y[2];
         recall<Op::kRounds>(op, b, lane, kept_before, padded, kept);
