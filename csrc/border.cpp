@@ -5,9 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
-
-#include "registration.h"
 
 namespace fused_dropout {
 
@@ -15,21 +12,20 @@ void check_dims(const char* name, int64_t dims) {
   TORCH_CHECK_VALUE(dims <= kMaxDims, name, ": expected at most ", kMaxDims, " dimensions, but got ", dims);
 }
 
-void check_inputs(PipelineId id, at::ArrayRef<at::Tensor> inputs) {
-  const char* const name = pipeline_name(id);
+void check_inputs(const Facts& facts, at::ArrayRef<at::Tensor> inputs) {
+  const std::string& name = facts.name;
   const at::Tensor& x = inputs[0];
   const at::ScalarType dtype = x.scalar_type();
   const bool real = dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
-  const bool takes_complex = id != PipelineId::kAlphaDropout && id != PipelineId::kNormalNoise;
   const bool complex = dtype == at::kComplexFloat || dtype == at::kComplexDouble;
-  TORCH_CHECK(real || (complex && takes_complex), name, ": expected a tensor of dtype float16, bfloat16, float32",
-              takes_complex ? ", float64, complex64 or complex128" : " or float64", ", but got ", dtype,
+  TORCH_CHECK(real || (complex && facts.complex), name, ": expected a tensor of dtype float16, bfloat16, float32",
+              facts.complex ? ", float64, complex64 or complex128" : " or float64", ", but got ", dtype,
               "; convert it first, or call it with training=False");
   TORCH_CHECK(x.layout() == at::kStrided, name, ": expected a dense tensor, but got one of layout ", x.layout());
-  check_dims(name, x.dim() + complex);
+  check_dims(name.c_str(), x.dim() + complex);
   for (size_t k = 1; k < inputs.size(); ++k) {
     const at::Tensor& other = inputs[k];
-    if (is_bias(id, static_cast<int>(k))) {
+    if (static_cast<int>(k) == facts.bias) {
       TORCH_CHECK_VALUE(at::is_expandable_to(other.sym_sizes(), x.sym_sizes()), name,
                         ": expected a bias that broadcasts to the input's shape ", x.sym_sizes(),
                         ", but got one of shape ", other.sym_sizes());
@@ -46,8 +42,15 @@ void check_inputs(PipelineId id, at::ArrayRef<at::Tensor> inputs) {
   }
 }
 
-void check_map(const char* name, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,
+void check_halves(const Facts& facts, const at::Tensor& input) {
+  TORCH_CHECK_VALUE(input.dim() > 0 && input.sym_size(-1) % 2 == 0, facts.name,
+                    ": expected an input whose last dimension has two halves, but got one of shape ",
+                    input.sym_sizes());
+}
+
+void check_map(const Facts& facts, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,
                int64_t gain, std::optional<size_t> mask_strides, at::OptionalSymIntArrayRef block) {
+  const std::string& name = facts.name;
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got ", p);
   TORCH_CHECK_VALUE(gain >= 0 && gain <= static_cast<int64_t>(Gain::kAlpha), name, ": unknown gain ", gain);
   if (p_tensor) {
@@ -60,7 +63,7 @@ void check_map(const char* name, const at::Tensor& like, double p, const std::op
   TORCH_CHECK_VALUE(!mask_strides || *mask_strides <= static_cast<size_t>(like.dim()), name, ": expected at most ",
                     like.dim(), " mask strides, one a dimension, but got ", mask_strides.value_or(0));
   if (!block) return;
-  TORCH_CHECK_VALUE(std::strcmp(name, pipeline_name(PipelineId::kDropout)) == 0, name, ": takes no blocks");
+  TORCH_CHECK_VALUE(facts.blocks, name, ": takes no blocks");
   TORCH_CHECK_VALUE(
       like.dim() == 4 && mask_strides == 4u, name,
       ": expected an input of 4 dimensions (N, C, H, W) and the mask strides of the seeds' grid, but got ", like.dim(),
@@ -169,12 +172,16 @@ class Shape {
 
 }  // namespace
 
-ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tensor> inputs, const MapArgs& map,
+ElementwiseArgs elementwise_args(at::ArrayRef<at::Tensor> outputs, at::ArrayRef<at::Tensor> inputs, const MapArgs& map,
                                  const std::optional<at::Tensor>& device_p) {
+  const at::Tensor& output = outputs[0];
   ElementwiseArgs args;
   const uint64_t base = static_cast<uint64_t>(map.mask_base);
-  args.output = output.mutable_data_ptr();
-  bool contiguous = output.is_contiguous();
+  bool contiguous = true;
+  for (size_t k = 0; k < outputs.size(); ++k) {
+    args.outputs[k] = outputs[k].mutable_data_ptr();
+    contiguous = contiguous && outputs[k].is_contiguous();
+  }
   for (size_t k = 0; k < inputs.size(); ++k) {
     args.inputs[k] = inputs[k].const_data_ptr();
     contiguous = contiguous && inputs[k].is_contiguous() && inputs[k].numel() == output.numel();
@@ -186,10 +193,10 @@ ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tens
     const int64_t numel = output.numel();
     std::array<const int64_t*, kMaxOperands> strides;
     strides.fill(&one);
-    args.layout = plan(1, &numel, static_cast<int>(inputs.size()) + 1, strides.data(), &one_mask, base);
+    args.layout = plan(1, &numel, static_cast<int>(outputs.size() + inputs.size()), strides.data(), &one_mask, base);
   } else {
     Shape shape(output);
-    shape.add_operand(output);
+    for (const at::Tensor& y : outputs) shape.add_operand(y);
     for (const at::Tensor& x : inputs) shape.add_operand(x);
     args.layout = shape.layout(map.mask_strides, base);
   }

@@ -10,6 +10,7 @@
 
 #include "core/block.h"
 #include "core/elementwise.h"
+#include "registration.h"
 
 namespace fused_dropout {
 
@@ -26,15 +27,19 @@ struct MapArgs {
 void check_dims(const char* name, int64_t dims);
 
 // `inputs[0]` decides shape, dtype, device and the layout of the output.
-void check_inputs(PipelineId id, at::ArrayRef<at::Tensor> inputs);
-void check_map(const char* name, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,
+void check_inputs(const Facts& facts, at::ArrayRef<at::Tensor> inputs);
+
+// Of rows that have halves.
+void check_halves(const Facts& facts, const at::Tensor& input);
+
+void check_map(const Facts& facts, const at::Tensor& like, double p, const std::optional<at::Tensor>& p_tensor,
                int64_t gain, std::optional<size_t> mask_strides, at::OptionalSymIntArrayRef block);
 void check_state(const char* name, const at::Tensor& state, c10::Device device);
 
 // p_tensor as float64 on its device, which the arguments built from it point into.
 std::optional<at::Tensor> device_p(const std::optional<at::Tensor>& p_tensor);
 
-ElementwiseArgs elementwise_args(const at::Tensor& output, at::ArrayRef<at::Tensor> inputs, const MapArgs& map,
+ElementwiseArgs elementwise_args(at::ArrayRef<at::Tensor> outputs, at::ArrayRef<at::Tensor> inputs, const MapArgs& map,
                                  const std::optional<at::Tensor>& device_p);
 
 // The mask of DropBlock that `block` and `mask_strides` describe, of samples and channels that share it or not.

@@ -17,8 +17,10 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 
+#include <array>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "border.h"
 #include "registration.h"
@@ -39,19 +41,64 @@ inline at::OptionalSymIntArrayRef symbolic(at::OptionalIntArrayRef sizes) {
 
 inline Tensor new_state(const Tensor& like) { return at::empty({2}, like.options().dtype(at::kLong)); }
 
-template <class Backend, PipelineId kId>
+// The halves of the rows of a tensor.
+inline Pair halves(const Tensor& x) {
+  const c10::SymInt half = x.sym_size(-1) / 2;
+  return {x.narrow_symint(-1, 0, half), x.narrow_symint(-1, half, half)};
+}
+
+// What the kernels read, from the tensors that the operation is given.
+template <class P>
+auto operands(at::ArrayRef<Tensor> tensors) {
+  if constexpr (P::kHalves) {
+    check_halves(facts<P>(), tensors.back());
+    std::vector<Tensor> all(tensors.begin(), tensors.end() - 1);
+    auto [first, second] = halves(tensors.back());
+    all.insert(all.end(), {first, second});
+    return all;
+  } else {
+    return tensors;
+  }
+}
+
+template <class P>
+using Output = std::conditional_t<P::kOutputs == 2 && !P::kHalves, Pair, Tensor>;
+
+// New outputs of a call, as it returns them, and as the kernels write them.
+template <class P>
+struct Outputs {
+  template <class Allocate>
+  Outputs(at::ArrayRef<Tensor> tensors, at::ArrayRef<Tensor> inputs, const Allocate& allocate) {
+    if constexpr (P::kOutputs == 1) {
+      returned = allocate(inputs[0]);
+      written = {returned};
+    } else if constexpr (P::kHalves) {
+      returned = allocate(tensors.back());
+      const Pair both = halves(returned);
+      written = {std::get<0>(both), std::get<1>(both)};
+    } else {
+      returned = {allocate(inputs[1]), allocate(inputs[2])};
+      written = {std::get<0>(returned), std::get<1>(returned)};
+    }
+  }
+  Output<P> returned;
+  std::array<Tensor, P::kOutputs> written;
+};
+
+template <class Backend, class P>
 struct Calls {
   // `state_source(state_out)` is called when nothing but the kernel is left to do.
   template <class Source>
-  static void run(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map, int64_t* state_out,
+  static void run(at::ArrayRef<Tensor> outputs, at::ArrayRef<Tensor> inputs, const MapArgs& map, int64_t* state_out,
                   const Source& state_source) {
+    const Tensor& output = outputs[0];
     const OptionalTensor p = device_p(map.p_tensor);
     if (map.block && output.numel() != 0) return run_blocks(output, inputs, map, p, state_out, state_source);
-    ElementwiseArgs args = elementwise_args(output, inputs, map, p);
+    ElementwiseArgs args = elementwise_args(outputs, inputs, map, p);
     args.state_out = state_out;
     args.state = state_source(state_out);
     if (output.numel() == 0 && state_out == nullptr) return;
-    Backend::run(kId, kernel_dtype(output.scalar_type()), args);
+    Backend::run(kernel_of<P>(), kernel_dtype(output.scalar_type()), args);
   }
 
   // Two kernels: one makes the mask, a bit an element, and counts it; the other is dropout by that mask, with the
@@ -69,7 +116,7 @@ struct Calls {
                                blocks.width, 1};
     const MapArgs stored{map.p, map.p_tensor, map.gain, at::IntArrayRef(strides), 0, std::nullopt};
 
-    ElementwiseArgs args = elementwise_args(output, inputs, stored, std::nullopt);
+    ElementwiseArgs args = elementwise_args({output}, inputs, stored, std::nullopt);
     args.keep_bits = reinterpret_cast<const uint64_t*>(keep.mutable_data_ptr<int64_t>());
     args.state_out = state_out;
     args.state = state_source(state_out);
@@ -82,13 +129,12 @@ struct Calls {
     const int64_t elements = blocks.planes() * blocks.elements();
     const Tensor covered = at::rsub(kept.to(at::kDouble), static_cast<double>(elements)).div_(elements);
     args.p.p_ptr = covered.const_data_ptr<double>();
-    Backend::run(PipelineId::kBlockDropout, kernel_dtype(output.scalar_type()), args);
+    Backend::run(kernel_of<BlockDropout<float>>(), kernel_dtype(output.scalar_type()), args);
   }
 
   static void check(at::ArrayRef<Tensor> inputs, const MapArgs& map) {
-    const char* name = pipeline_name(kId);
-    check_inputs(kId, inputs);
-    check_map(name, inputs[0], map.p, map.p_tensor, map.gain,
+    check_inputs(facts<P>(), inputs);
+    check_map(facts<P>(), inputs[0], map.p, map.p_tensor, map.gain,
               map.mask_strides ? std::optional<size_t>(map.mask_strides->size()) : std::nullopt, symbolic(map.block));
   }
 
@@ -98,56 +144,58 @@ struct Calls {
     if (map.p_tensor) at::assert_no_overlap(self, *map.p_tensor);
   }
 
-  static Tensor random_into(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map,
+  static Tensor random_into(at::ArrayRef<Tensor> outputs, at::ArrayRef<Tensor> inputs, const MapArgs& map,
                             const OptionalGenerator& generator) {
-    Tensor state = new_state(output);
-    run(output, inputs, map, state.mutable_data_ptr<int64_t>(),
+    Tensor state = new_state(outputs[0]);
+    run(outputs, inputs, map, state.mutable_data_ptr<int64_t>(),
         [&](int64_t* state_out) { return Backend::draw(generator, state_out); });
     return state;
   }
 
-  static Pair random(at::ArrayRef<Tensor> inputs, const MapArgs& map, const OptionalGenerator& generator) {
+  static Pair random(at::ArrayRef<Tensor> tensors, const MapArgs& map, const OptionalGenerator& generator) {
+    const auto inputs = operands<P>(tensors);
     check(inputs, map);
     const c10::DeviceGuard guard(inputs[0].device());
-    Tensor output = Backend::new_output(inputs[0]);
-    Tensor state = random_into(output, inputs, map, generator);
-    return {std::move(output), std::move(state)};
+    Outputs<P> outputs(tensors, inputs, Backend::new_output);
+    Tensor state = random_into(outputs.written, inputs, map, generator);
+    return {std::move(outputs.returned), std::move(state)};
   }
 
   static Tensor random_in_place(const Tensor& self, const MapArgs& map, const OptionalGenerator& generator) {
     check({self}, map);
     check_written(self, map);
     const c10::DeviceGuard guard(self.device());
-    return random_into(self, {self}, map, generator);
+    return random_into({self}, {self}, map, generator);
   }
 
-  static Tensor apply(at::ArrayRef<Tensor> inputs, const Tensor& state, const MapArgs& map) {
+  static Output<P> apply(at::ArrayRef<Tensor> tensors, const Tensor& state, const MapArgs& map) {
+    const auto inputs = operands<P>(tensors);
     check(inputs, map);
-    check_state(pipeline_name(kId), state, inputs[0].device());
+    check_state(facts<P>().c_str(), state, inputs[0].device());
     const c10::DeviceGuard guard(inputs[0].device());
-    Tensor output = Backend::new_output(inputs[0]);
-    run(output, inputs, map, nullptr, [&](int64_t*) { return state_source(state); });
-    return output;
+    Outputs<P> outputs(tensors, inputs, Backend::new_output);
+    run(outputs.written, inputs, map, nullptr, [&](int64_t*) { return state_source(state); });
+    return std::move(outputs.returned);
   }
 
   static void apply_in_place(const Tensor& self, const Tensor& state, const MapArgs& map) {
     check({self}, map);
-    check_state(pipeline_name(kId), state, self.device());
+    check_state(facts<P>().c_str(), state, self.device());
     check_written(self, map);
     at::assert_no_overlap(self, state);
     const c10::DeviceGuard guard(self.device());
-    run(self, {self}, map, nullptr, [&](int64_t*) { return state_source(state); });
+    run({self}, {self}, map, nullptr, [&](int64_t*) { return state_source(state); });
   }
 };
 
 // The signatures that the dispatcher knows.
 template <class Backend, template <class> class Pipeline,
-          class Inputs = std::make_index_sequence<Pipeline<float>::kInputs>>
+          class Inputs = std::make_index_sequence<kTensorCount<Pipeline<float>>>>
 struct Elementwise;
 
 template <class Backend, template <class> class Pipeline, size_t... I>
 struct Elementwise<Backend, Pipeline, std::index_sequence<I...>> {
-  using Call = Calls<Backend, Pipeline<float>::kId>;
+  using Call = Calls<Backend, Pipeline<float>>;
 
   static Pair random(TensorRef<I>... inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
                      at::OptionalIntArrayRef mask_strides, int64_t mask_base, at::OptionalIntArrayRef block,
@@ -155,9 +203,10 @@ struct Elementwise<Backend, Pipeline, std::index_sequence<I...>> {
     return Call::random({inputs...}, {p, p_tensor, gain, mask_strides, mask_base, block}, generator);
   }
 
-  static Tensor apply(TensorRef<I>... inputs, const Tensor& state, double p, const OptionalTensor& p_tensor,
-                      int64_t gain, at::OptionalIntArrayRef mask_strides, int64_t mask_base,
-                      at::OptionalIntArrayRef block) {
+  static Output<Pipeline<float>> apply(TensorRef<I>... inputs, const Tensor& state, double p,
+                                       const OptionalTensor& p_tensor, int64_t gain,
+                                       at::OptionalIntArrayRef mask_strides, int64_t mask_base,
+                                       at::OptionalIntArrayRef block) {
     return Call::apply({inputs...}, state, {p, p_tensor, gain, mask_strides, mask_base, block});
   }
 
@@ -174,10 +223,10 @@ struct Elementwise<Backend, Pipeline, std::index_sequence<I...>> {
 };
 
 inline void check_noise(const Tensor& noise, const Tensor& state, std::optional<size_t> mask_strides) {
-  const char* name = pipeline_name(PipelineId::kNormalNoise);
-  check_inputs(PipelineId::kNormalNoise, {noise});
-  check_state(name, state, state.device());
-  check_map(name, noise, 0, std::nullopt, 0, mask_strides, std::nullopt);
+  const Facts& of = facts<NormalNoise<float>>();
+  check_inputs(of, {noise});
+  check_state(of.c_str(), state, state.device());
+  check_map(of, noise, 0, std::nullopt, 0, mask_strides, std::nullopt);
 }
 
 template <class Backend>
@@ -199,15 +248,15 @@ struct States {
   static Tensor keep_mask(const Tensor& state, at::IntArrayRef shape, double p, const OptionalTensor& p_tensor,
                           int64_t gain, at::OptionalIntArrayRef mask_strides, int64_t mask_base,
                           at::OptionalIntArrayRef block) {
-    const char* name = pipeline_name(PipelineId::kKeepMask);
+    const Facts& of = facts<KeepMask<float>>();
     const c10::DeviceGuard guard(state.device());
     Tensor mask = at::empty(shape, state.options().dtype(at::kBool));
-    check_state(name, state, state.device());
-    check_dims(name, mask.dim());
-    check_map(name, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt,
+    check_state(of.c_str(), state, state.device());
+    check_dims(of.c_str(), mask.dim());
+    check_map(of, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt,
               symbolic(block));
-    Calls<Backend, PipelineId::kKeepMask>::run(mask, {}, {p, p_tensor, gain, mask_strides, mask_base, block}, nullptr,
-                                               [&](int64_t*) { return state_source(state); });
+    Calls<Backend, KeepMask<float>>::run({mask}, {}, {p, p_tensor, gain, mask_strides, mask_base, block}, nullptr,
+                                         [&](int64_t*) { return state_source(state); });
     return mask;
   }
 
@@ -216,9 +265,8 @@ struct States {
     const c10::DeviceGuard guard(state.device());
     const Tensor noise = at::empty(shape, state.options().dtype(dtype));
     check_noise(noise, state, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt);
-    Calls<Backend, PipelineId::kNormalNoise>::run(noise, {},
-                                                  {0, std::nullopt, 0, mask_strides, mask_base, std::nullopt}, nullptr,
-                                                  [&](int64_t*) { return state_source(state); });
+    Calls<Backend, NormalNoise<float>>::run({noise}, {}, {0, std::nullopt, 0, mask_strides, mask_base, std::nullopt},
+                                            nullptr, [&](int64_t*) { return state_source(state); });
     return noise;
   }
 };

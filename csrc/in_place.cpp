@@ -51,8 +51,7 @@ template <class Policy, class Pipeline, class Result, class... Args>
 struct Write<Policy, Pipeline, Result(Tensor&, Args...)> {
   static Result call(c10::DispatchKeySet keys, Tensor& self, Args... args) {
     constexpr bool kApply = std::is_void_v<Result>;
-    static const auto op =
-        find<Result(Tensor&, Args...)>(std::string(pipeline_name(Pipeline::kId)) + (kApply ? "_apply_" : "_"));
+    static const auto op = find<Result(Tensor&, Args...)>(facts<Pipeline>().name + (kApply ? "_apply_" : "_"));
     Policy policy(self);
     if constexpr (kApply) {
       op.redispatch(Policy::below(keys), policy.target(), args...);
@@ -96,8 +95,7 @@ template <class Pipeline, class Result, class Output, class... Args>
 struct Functionalize<Pipeline, Result(Tensor&, Args...), Output(const Tensor&, Args...)> {
   static Result call(Tensor& self, Args... args) {
     constexpr bool kApply = std::is_void_v<Result>;
-    static const auto op =
-        find<Output(const Tensor&, Args...)>(std::string(pipeline_name(Pipeline::kId)) + (kApply ? "_apply" : ""));
+    static const auto op = find<Output(const Tensor&, Args...)>(facts<Pipeline>().name + (kApply ? "_apply" : ""));
     const Output output = [&] {
       const at::AutoDispatchSkipFunctionalize guard;
       return op.call(below_functionalization(self), below_functionalization<std::decay_t<Args>>(args)...);

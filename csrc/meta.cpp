@@ -9,33 +9,37 @@ namespace {
 
 using MaskStrides = at::OptionalSymIntArrayRef;
 
-template <template <class> class Pipeline, class Inputs = std::make_index_sequence<Pipeline<float>::kInputs>>
+template <template <class> class Pipeline, class Inputs = std::make_index_sequence<kTensorCount<Pipeline<float>>>>
 struct Meta;
 
 template <template <class> class Pipeline, size_t... I>
 struct Meta<Pipeline, std::index_sequence<I...>> {
+  using P = Pipeline<float>;
+  static Tensor empty_like(const Tensor& x) { return at::empty_like(x); }
+
   static void check(at::ArrayRef<Tensor> inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
                     MaskStrides mask_strides, MaskStrides block) {
-    const char* name = pipeline_name(Pipeline<float>::kId);
-    check_inputs(Pipeline<float>::kId, inputs);
-    check_map(name, inputs[0], p, p_tensor, gain,
+    check_inputs(facts<P>(), inputs);
+    check_map(facts<P>(), inputs[0], p, p_tensor, gain,
               mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt, block);
   }
 
   static Pair random(TensorRef<I>... inputs, double p, const OptionalTensor& p_tensor, int64_t gain,
                      MaskStrides mask_strides, c10::SymInt, MaskStrides block, OptionalGenerator,
                      const OptionalTensor&) {
-    const Tensor all[] = {inputs...};
+    const Tensor tensors[] = {inputs...};
+    const auto all = operands<P>(tensors);
     check(all, p, p_tensor, gain, mask_strides, block);
-    return {at::empty_like(all[0]), new_state(all[0])};
+    return {Outputs<P>(tensors, all, empty_like).returned, new_state(all[0])};
   }
 
-  static Tensor apply(TensorRef<I>... inputs, const Tensor& state, double p, const OptionalTensor& p_tensor,
-                      int64_t gain, MaskStrides mask_strides, c10::SymInt, MaskStrides block) {
-    const Tensor all[] = {inputs...};
+  static Output<P> apply(TensorRef<I>... inputs, const Tensor& state, double p, const OptionalTensor& p_tensor,
+                         int64_t gain, MaskStrides mask_strides, c10::SymInt, MaskStrides block) {
+    const Tensor tensors[] = {inputs...};
+    const auto all = operands<P>(tensors);
     check(all, p, p_tensor, gain, mask_strides, block);
-    check_state(pipeline_name(Pipeline<float>::kId), state, all[0].device());
-    return at::empty_like(all[0]);
+    check_state(facts<P>().c_str(), state, all[0].device());
+    return Outputs<P>(tensors, all, empty_like).returned;
   }
 
   static Tensor random_in_place(Tensor& self, double p, const OptionalTensor& p_tensor, int64_t gain,
@@ -48,7 +52,7 @@ struct Meta<Pipeline, std::index_sequence<I...>> {
   static void apply_in_place(Tensor& self, const Tensor& state, double p, const OptionalTensor& p_tensor, int64_t gain,
                              MaskStrides mask_strides, c10::SymInt, MaskStrides block) {
     check({self}, p, p_tensor, gain, mask_strides, block);
-    check_state(pipeline_name(Pipeline<float>::kId), state, self.device());
+    check_state(facts<P>().c_str(), state, self.device());
   }
 };
 
@@ -58,10 +62,10 @@ Tensor make_state(const Tensor& device_of, int64_t, int64_t) { return new_state(
 
 Tensor keep_mask(const Tensor& state, at::SymIntArrayRef shape, double p, const OptionalTensor& p_tensor, int64_t gain,
                  MaskStrides mask_strides, c10::SymInt, MaskStrides block) {
-  const char* name = pipeline_name(PipelineId::kKeepMask);
+  const Facts& of = facts<KeepMask<float>>();
   Tensor mask = at::empty_symint(shape, state.options().dtype(at::kBool));
-  check_state(name, state, state.device());
-  check_map(name, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt,
+  check_state(of.c_str(), state, state.device());
+  check_map(of, mask, p, p_tensor, gain, mask_strides ? std::optional<size_t>(mask_strides->size()) : std::nullopt,
             block);
   return mask;
 }

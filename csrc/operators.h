@@ -14,18 +14,19 @@ namespace fused_dropout {
 
 using MaskStrides = at::OptionalSymIntArrayRef;
 
-// Of operations with so many input tensors.
-template <int kInputs, class = std::make_index_sequence<kInputs>>
+// Of operations with so many input tensors, and one output or two.
+template <int kInputs, int kOutputs = 1, class = std::make_index_sequence<kInputs>>
 struct Signatures;
 
-template <int kInputs, size_t... I>
-struct Signatures<kInputs, std::index_sequence<I...>> {
+template <int kInputs, int kOutputs, size_t... I>
+struct Signatures<kInputs, kOutputs, std::index_sequence<I...>> {
   template <size_t>
   using Input = const at::Tensor&;
   using OptionalTensor = std::optional<at::Tensor>;
 
-  using Apply = at::Tensor(Input<I>..., const at::Tensor&, double, const OptionalTensor&, int64_t, MaskStrides,
-                           c10::SymInt, MaskStrides);
+  using Output = std::conditional_t<kOutputs == 2, std::tuple<at::Tensor, at::Tensor>, at::Tensor>;
+  using Apply = Output(Input<I>..., const at::Tensor&, double, const OptionalTensor&, int64_t, MaskStrides, c10::SymInt,
+                       MaskStrides);
   using Random = std::tuple<at::Tensor, at::Tensor>(Input<I>..., double, const OptionalTensor&, int64_t, MaskStrides,
                                                     c10::SymInt, MaskStrides, std::optional<at::Generator>,
                                                     const OptionalTensor&);

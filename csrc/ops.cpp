@@ -1,64 +1,62 @@
-// The operations: a table of contents.
+// The operations' schemas: those of the pipelines, from their table (core/table.h), and those of states.
 //
 // Each pipeline is two operations. `NAME` draws a state and returns it beside its output; `NAME_apply` is the same
 // function of a given state: pure, and what backward, double backward and recomputation call. A trailing underscore
-// works in place. Every one of them ends with the same arguments:
+// works in place, and `NAME_backward` is the derivative of what is not linear. All of them end with the same arguments:
 //   p, p_tensor          the probability of dropping; where p_tensor is given (0-d, on the device) it replaces p
 //   gain                 what a kept element is multiplied by: 0: 1/(1-p), 1: 1, 2: alpha dropout's a
 //   mask_strides, _base  the affine map from coordinates to mask index; dimensions behind the last stride share their
-//                        decisions; None: row-major over the input's own shape
+//                        decisions; None: row-major over the output's own shape
 //   block                DropBlock's: height and width of a block, and of the seeds' grid, whose map mask_strides then
 //   is call_id              read by nobody: a fresh tensor for each traced call keeps a compiler from merging two draws
 #include <torch/library.h>
 
 #include "refusal.h"
+#include "registration.h"
 
 #define FD_MAP \
   "Tensor? p_tensor=None, int gain=0, SymInt[]? mask_strides=None, SymInt mask_base=0, SymInt[]? block=None"
 #define FD_ROWS "Tensor? p_tensor=None, int gain=0, SymInt[]? mask_strides=None, SymInt mask_base=0"
 #define FD_DRAW ", Generator? generator=None, Tensor? call_id=None"
 
+namespace fused_dropout {
+namespace {
+
+// Masks are logical: a compiler may choose the layout of what it passes.
+void define(torch::Library& m, const std::string& schema, const std::vector<at::Tag>& more = {}) {
+  std::vector<at::Tag> all{at::Tag::flexible_layout, at::Tag::pt2_compliant_tag};
+  all.insert(all.end(), more.begin(), more.end());
+  const std::vector<at::Tag>& tags = all;
+  m.def(schema.c_str(), tags);
+  refuse_other_tensors(m, schema);
+}
+
+// What draws must not be merged, nor drawn again where it is recomputed.
+void define_drawing(torch::Library& m, const std::string& schema) {
+  define(m, schema, {at::Tag::nondeterministic_seeded});
+}
+
+template <class P>
+void define_pipeline(torch::Library& m) {
+  if constexpr (P::kRole != Role::kInternal) {
+    const std::string name = facts<P>().name, tensors = P::kTensors;
+    const bool two = P::kOutputs == 2 && !P::kHalves;
+    define(m, apply_name<P>() + "(" + tensors + ", Tensor state, float p, *, " FD_MAP ") -> " +
+                  (two ? "(Tensor, Tensor)" : "Tensor"));
+    if constexpr (P::kRole == Role::kOperation) {
+      define_drawing(m, name + "(" + tensors + ", float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
+    }
+    if constexpr (P::kInPlace) {
+      define_drawing(m, name + "_(Tensor(a!) self, float p, *, " FD_MAP FD_DRAW ") -> Tensor state");
+      define(m, name + "_apply_(Tensor(a!) self, Tensor state, float p, *, " FD_MAP ") -> ()");
+    }
+  }
+}
+
+}  // namespace
+
 TORCH_LIBRARY(fused_dropout, m) {
-  // Masks are logical: a compiler may choose the layout of what it passes.
-  const auto define = [&](const char* schema, const std::vector<at::Tag>& tags) {
-    m.def(schema, tags);
-    fused_dropout::refuse_other_tensors(m, schema);
-  };
-  // What draws must not be merged, nor drawn again where it is recomputed.
-  const auto draws = [&](const char* schema) {
-    define(schema, {at::Tag::nondeterministic_seeded, at::Tag::flexible_layout, at::Tag::pt2_compliant_tag});
-  };
-  const auto pure = [&](const char* schema) { define(schema, {at::Tag::flexible_layout, at::Tag::pt2_compliant_tag}); };
-
-  draws("dropout(Tensor input, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
-  draws("dropout_(Tensor(a!) self, float p, *, " FD_MAP FD_DRAW ") -> Tensor state");
-  pure("dropout_apply(Tensor input, Tensor state, float p, *, " FD_MAP ") -> Tensor");
-  pure("dropout_apply_(Tensor(a!) self, Tensor state, float p, *, " FD_MAP ") -> ()");
-
-  draws("alpha_dropout(Tensor input, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
-  draws("alpha_dropout_(Tensor(a!) self, float p, *, " FD_MAP FD_DRAW ") -> Tensor state");
-  pure("alpha_dropout_apply(Tensor input, Tensor state, float p, *, " FD_MAP ") -> Tensor");
-  pure("alpha_dropout_apply_(Tensor(a!) self, Tensor state, float p, *, " FD_MAP ") -> ()");
-
-  draws("dropout_add(Tensor input, Tensor residual, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
-  pure("dropout_add_apply(Tensor input, Tensor residual, Tensor state, float p, *, " FD_MAP ") -> Tensor");
-
-  draws("bias_dropout(Tensor input, Tensor bias, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
-  pure("bias_dropout_apply(Tensor input, Tensor bias, Tensor state, float p, *, " FD_MAP ") -> Tensor");
-
-  draws("bias_dropout_add(Tensor input, Tensor bias, Tensor residual, float p, *, " FD_MAP FD_DRAW
-        ") -> (Tensor output, Tensor state)");
-  pure("bias_dropout_add_apply(Tensor input, Tensor bias, Tensor residual, Tensor state, float p, *, " FD_MAP
-       ") -> Tensor");
-
-  draws("gaussian_dropout(Tensor input, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
-  draws("gaussian_dropout_(Tensor(a!) self, float p, *, " FD_MAP FD_DRAW ") -> Tensor state");
-  pure("gaussian_dropout_apply(Tensor input, Tensor state, float p, *, " FD_MAP ") -> Tensor");
-  pure("gaussian_dropout_apply_(Tensor(a!) self, Tensor state, float p, *, " FD_MAP ") -> ()");
-
-  draws("zoneout(Tensor input, Tensor previous, float p, *, " FD_MAP FD_DRAW ") -> (Tensor output, Tensor state)");
-  pure("zoneout_apply(Tensor input, Tensor previous, Tensor state, float p, *, " FD_MAP ") -> Tensor");
-  pure("dropped_apply(Tensor input, Tensor state, float p, *, " FD_MAP ") -> Tensor");  // zoneout's derivative
+  OperationTable::each([&](auto row) { define_pipeline<typename decltype(row)::template Pipeline<float>>(m); });
 
   // Operations on rows, of a state that `draw` has drawn. Beside their results they leave what the backward direction
   // wants of each row. `wanted` says which gradients to compute; the others are undefined.
@@ -85,12 +83,14 @@ TORCH_LIBRARY(fused_dropout, m) {
       ") -> (Tensor grad_input, Tensor grad_scores)");
 
   // States. `device_of` says where: its values are not read.
-  draws("draw(Tensor device_of, *, Generator? generator=None) -> Tensor");
-  pure("make_state(Tensor device_of, int seed, int offset) -> Tensor");
+  define_drawing(m, "draw(Tensor device_of, *, Generator? generator=None) -> Tensor");
+  define(m, "make_state(Tensor device_of, int seed, int offset) -> Tensor");
 
   // What a state decides.
-  pure("keep_mask(Tensor state, SymInt[] shape, float p, *, " FD_MAP ") -> Tensor");
-  pure(
-      "normal_noise(Tensor state, SymInt[] shape, *, ScalarType dtype=float, SymInt[]? mask_strides=None, "
-      "SymInt mask_base=0) -> Tensor");
+  define(m, "keep_mask(Tensor state, SymInt[] shape, float p, *, " FD_MAP ") -> Tensor");
+  define(m,
+         "normal_noise(Tensor state, SymInt[] shape, *, ScalarType dtype=float, SymInt[]? mask_strides=None, "
+         "SymInt mask_base=0) -> Tensor");
 }
+
+}  // namespace fused_dropout

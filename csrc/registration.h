@@ -1,69 +1,63 @@
-// The table of pipelines: every backend, the meta device and autograd register the same rows from here.
+// How operations come from the table of pipelines: every backend, the meta device and autograd register the same rows.
 //
-// A Family gives, for a pipeline, a class with the functions of its operations: `random` and `apply`, and for a
-// pipeline of one input `random_in_place` and `apply_in_place`. A pipeline that is only a derivative is only applied.
+// A Family gives, for a pipeline, a class with the functions of its operations: `random` and `apply`, and for one that
+// works in place `random_in_place` and `apply_in_place`. A pipeline that is a derivative is only applied.
 #pragma once
 
 #include <torch/library.h>
 
 #include <string>
 
-#include "core/bias_pipelines.h"
-#include "core/normal_pipelines.h"
+#include "core/table.h"
 
 namespace fused_dropout {
 
-// The name of a pipeline's operation, which is also the public function's.
-inline const char* pipeline_name(PipelineId id) {
-  switch (id) {
-    case PipelineId::kAlphaDropout:
-      return "alpha_dropout";
-    case PipelineId::kDropoutAdd:
-      return "dropout_add";
-    case PipelineId::kBiasDropout:
-      return "bias_dropout";
-    case PipelineId::kBiasDropoutAdd:
-      return "bias_dropout_add";
-    case PipelineId::kKeepMask:
-      return "keep_mask";
-    case PipelineId::kGaussianDropout:
-      return "gaussian_dropout";
-    case PipelineId::kZoneout:
-      return "zoneout";
-    case PipelineId::kDropped:
-      return "dropped";
-    case PipelineId::kNormalNoise:
-      return "normal_noise";
-    default:
-      return "dropout";
-  }
+// What the border has to know of a pipeline.
+struct Facts {
+  std::string name;  // the operation's, which is also the public function's
+  int bias;
+  bool complex, blocks;
+
+  const char* c_str() const { return name.c_str(); }
+};
+
+template <class Pipeline>
+const Facts& facts() {
+  constexpr Name name = Pipeline::kName;
+  static const Facts facts{std::string(name.prefix) + name.stem + name.suffix, Pipeline::kBias, Pipeline::kComplex,
+                           std::is_same_v<Pipeline, Dropout<float>>};
+  return facts;
 }
+
+// The operation that is given its state.
+template <class Pipeline>
+std::string apply_name() {
+  return facts<Pipeline>().name + (Pipeline::kRole == Role::kDerivative ? "" : "_apply");
+}
+
+// The tensors that the operation takes before its state.
+template <class Pipeline>
+constexpr int kTensorCount = Pipeline::kInputs - (Pipeline::kHalves ? 1 : 0);
 
 template <class Family, template <class> class Pipeline>
 void register_pipeline(torch::Library& m) {
-  using Operations = typename Family::template Of<Pipeline>;
-  const std::string name = pipeline_name(Pipeline<float>::kId);
-  constexpr bool derivative = Pipeline<float>::kId == PipelineId::kDropped;
-  if constexpr (Family::kFunctional) {
-    m.impl((name + "_apply").c_str(), Operations::apply);
-    if constexpr (!derivative) m.impl(name.c_str(), Operations::random);
-  }
-  if constexpr (Pipeline<float>::kInputs == 1 && !derivative) {
-    m.impl((name + "_").c_str(), Operations::random_in_place);
-    m.impl((name + "_apply_").c_str(), Operations::apply_in_place);
+  using P = Pipeline<float>;
+  if constexpr (P::kRole != Role::kInternal) {
+    using Operations = typename Family::template Of<Pipeline>;
+    if constexpr (Family::kFunctional) {
+      m.impl(apply_name<P>().c_str(), Operations::apply);
+      if constexpr (P::kRole == Role::kOperation) m.impl(facts<P>().c_str(), Operations::random);
+    }
+    if constexpr (P::kInPlace) {
+      m.impl((facts<P>().name + "_").c_str(), Operations::random_in_place);
+      m.impl((apply_name<P>() + "_").c_str(), Operations::apply_in_place);
+    }
   }
 }
 
 template <class Family>
 void register_pipelines(torch::Library& m) {
-  register_pipeline<Family, Dropout>(m);
-  register_pipeline<Family, AlphaDropout>(m);
-  register_pipeline<Family, DropoutAdd>(m);
-  register_pipeline<Family, BiasDropout>(m);
-  register_pipeline<Family, BiasDropoutAdd>(m);
-  register_pipeline<Family, GaussianDropout>(m);
-  register_pipeline<Family, Zoneout>(m);
-  register_pipeline<Family, Dropped>(m);
+  OperationTable::each([&](auto row) { register_pipeline<Family, decltype(row)::template Pipeline>(m); });
 }
 
 }  // namespace fused_dropout

@@ -5,39 +5,31 @@
 // csrc/autograd.cpp says why nodes are built by hand.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
-#include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
-#include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/library.h>
 
-#include <memory>
 #include <utility>
 #include <vector>
 
+#include "autograd_node.h"
 #include "rowwise_border.h"
 
 namespace fused_dropout {
 namespace {
 
-using torch::autograd::CompiledNodeArgs;
-using torch::autograd::SavedVariable;
-using torch::autograd::SwapSavedVariables;
-using torch::autograd::variable_list;
 using Sizes = std::optional<std::vector<c10::SymInt>>;
 
 enum class Kind : int64_t { kLayerNorm, kRmsNorm, kSoftmax };
 
 // The arguments that every row operation ends with, owned.
-struct Map {
+struct OwnedRowMap {
   double p, constant;
   OptionalTensor p_tensor;
   int64_t gain;
   Sizes mask_strides;
   c10::SymInt mask_base;
 
-  Map() = default;
-  explicit Map(const RowMap& map)
+  OwnedRowMap() = default;
+  explicit OwnedRowMap(const RowMap& map)
       : p(map.p),
         constant(map.constant),
         p_tensor(map.p_tensor),
@@ -100,8 +92,8 @@ Tensor sum_of_rows(const Tensor& x, at::ScalarType dtype) {
 }
 
 variable_list norm_backward_chain(bool centred, const Tensor& grad_normed, const OptionalTensor& grad_sum,
-                                  const Tensor& sum, const OptionalTensor& weight, const Tensor& state, const Map& map,
-                                  at::ArrayRef<bool> wanted) {
+                                  const Tensor& sum, const OptionalTensor& weight, const Tensor& state,
+                                  const OwnedRowMap& map, at::ArrayRef<bool> wanted) {
   const Rows rows(sum, centred, map.constant);
   const Tensor g = grad_normed.to(wide(sum)), u = weight ? g * weight->to(wide(sum)) : g;
   Tensor r = u - rows.normal * (u * rows.normal).mean({-1}, true);
@@ -133,7 +125,7 @@ Tensor softmax_chain(const Tensor& input, const OptionalTensor& attn_mask, doubl
 }
 
 variable_list softmax_backward_chain(const Tensor& grad_output, const Tensor& input, const OptionalTensor& attn_mask,
-                                     const Tensor& state, const Map& map) {
+                                     const Tensor& state, const OwnedRowMap& map) {
   const Tensor s = softmax_chain(input, attn_mask, map.constant), g = map.dropped(grad_output, state).to(wide(input));
   const Tensor scores = s * (g - (g * s).sum({-1}, true));
   return {(scores * map.constant).to(input.scalar_type()), scores.to(input.scalar_type())};
@@ -147,7 +139,7 @@ struct Saved {
   Tensor state;
 };
 
-variable_list norm_gradients(Kind kind, const variable_list& grads, const Saved& saved, const Map& map,
+variable_list norm_gradients(Kind kind, const variable_list& grads, const Saved& saved, const OwnedRowMap& map,
                              const std::vector<bool>& wanted) {
   static const auto layer = find<RowSignatures::LayerNormBackward>("dropout_add_layer_norm_backward");
   static const auto rms = find<RowSignatures::RmsNormBackward>("dropout_add_rms_norm_backward");
@@ -173,7 +165,7 @@ variable_list norm_gradients(Kind kind, const variable_list& grads, const Saved&
   return out;
 }
 
-variable_list softmax_gradients(const variable_list& grads, const Saved& saved, const Map& map,
+variable_list softmax_gradients(const variable_list& grads, const Saved& saved, const OwnedRowMap& map,
                                 const std::vector<bool>& wanted) {
   static const auto op = find<RowSignatures::SoftmaxBackward>("softmax_dropout_backward");
   variable_list out(wanted.size());
@@ -185,14 +177,14 @@ variable_list softmax_gradients(const variable_list& grads, const Saved& saved, 
   return out;
 }
 
-variable_list gradients(Kind kind, const variable_list& grads, const Saved& saved, const Map& map,
+variable_list gradients(Kind kind, const variable_list& grads, const Saved& saved, const OwnedRowMap& map,
                         const std::vector<bool>& wanted) {
   return kind == Kind::kSoftmax ? softmax_gradients(grads, saved, map, wanted)
                                 : norm_gradients(kind, grads, saved, map, wanted);
 }
 
 struct FusedRowsBackward final : torch::autograd::Node {
-  void save(Kind kind, const Saved& saved, Map map) {
+  void save(Kind kind, const Saved& saved, OwnedRowMap map) {
     kind_ = kind;
     tensors_[0] = SavedVariable(saved.x, kind != Kind::kSoftmax);
     tensors_[1] = SavedVariable(saved.other, false);
@@ -206,7 +198,7 @@ struct FusedRowsBackward final : torch::autograd::Node {
     const std::lock_guard<std::mutex> lock(mutex_);
     Tensor tensor[kTensors];
     for (size_t k = 0; k < kTensors; ++k) tensor[k] = tensors_[k].unpack(self());
-    Map map = map_;
+    OwnedRowMap map = map_;
     const Saved saved = assemble(tensor, map);
     return gradients(kind_, grads, saved, map, wanted());
   }
@@ -265,7 +257,7 @@ struct FusedRowsBackward final : torch::autograd::Node {
     }
   }
 
-  static Saved assemble(const Tensor (&tensor)[kTensors], Map& map) {
+  static Saved assemble(const Tensor (&tensor)[kTensors], OwnedRowMap& map) {
     const auto optional = [](const Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; };
     map.p_tensor = optional(tensor[5]);
     return {tensor[0], optional(tensor[1]), {tensor[2], tensor[3]}, tensor[4]};
@@ -277,7 +269,7 @@ struct FusedRowsBackward final : torch::autograd::Node {
     const auto wanted = packed.unpack<std::vector<bool>>();
     Tensor tensor[kTensors];
     for (Tensor& x : tensor) x = packed.unpack<OptionalTensor>().value_or(Tensor());
-    Map map;
+    OwnedRowMap map;
     each_number(map, [&](auto& x) { x = packed.unpack<std::decay_t<decltype(x)>>(); });
     const Saved saved = assemble(tensor, map);
     return gradients(kind, grads, saved, map, wanted);
@@ -300,25 +292,16 @@ struct FusedRowsBackward final : torch::autograd::Node {
 
   Kind kind_ = Kind::kSoftmax;
   SavedVariable tensors_[kTensors];
-  Map map_;
+  OwnedRowMap map_;
 };
 
-// Nodes are shared_ptr up to PyTorch 2.12 and intrusive_ptr from 2.13 on.
-template <class Node, class Pointer = decltype(torch::autograd::Edge::function)>
-auto make_node() {
-  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
-    return std::shared_ptr<Node>(new Node(), [](Node* node) { deleteNode(node); });
-  } else {
-    return c10::make_intrusive<Node>();
-  }
-}
-using NodePointer = decltype(make_node<FusedRowsBackward>());
+using RowsNode = decltype(make_node<FusedRowsBackward>());
 
-NodePointer node_for(at::ArrayRef<Tensor> inputs) {
+RowsNode node_for(at::ArrayRef<Tensor> inputs) {
   bool any = false;
   for (const Tensor& x : inputs) any = any || (x.defined() && x.requires_grad());
   if (!any || !c10::GradMode::is_enabled()) return nullptr;
-  NodePointer node = make_node<FusedRowsBackward>();
+  RowsNode node = make_node<FusedRowsBackward>();
   for (const Tensor& x : inputs) {
     node->add_next_edge(x.defined() ? torch::autograd::impl::gradient_edge(x) : torch::autograd::Edge());
   }
@@ -328,7 +311,7 @@ NodePointer node_for(at::ArrayRef<Tensor> inputs) {
 Tensor or_none(const OptionalTensor& x) { return x.value_or(Tensor()); }
 
 std::tuple<Tensor, Rows> norm_chain(bool centred, const Tensor& input, const Tensor& residual, const Tensor& state,
-                                    const Map& map) {
+                                    const OwnedRowMap& map) {
   static const auto op = find<Signatures<2>::Apply>("dropout_add_apply");
   const Tensor sum = drops_none(map.p, map.p_tensor) ? residual + input
                                                      : op.call(input, residual, state, map.p, map.p_tensor, map.gain,
@@ -343,13 +326,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm(c10::DispatchKeySet keys, 
                                                       MaskStrides mask_strides, c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::LayerNorm>("dropout_add_layer_norm_apply");
   check_p("dropout_add_layer_norm", p_tensor);
-  const Map map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
+  const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
   const Tensor inputs[] = {input, residual, or_none(weight), or_none(bias)};
   if (has_tangent(inputs)) {
     const auto [sum, rows] = norm_chain(true, input, residual, state, map);
     return {normed_chain(rows, sum, weight, bias), sum, rows.mean.detach().squeeze(-1), rows.rstd.detach().squeeze(-1)};
   }
-  const NodePointer node = node_for(inputs);
+  const RowsNode node = node_for(inputs);
   auto y = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.redispatch(keys & c10::after_autograd_keyset, input, residual, weight, bias, state, p, eps, p_tensor,
@@ -368,13 +351,13 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm(c10::DispatchKeySet keys, const Tens
                                             c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::RmsNorm>("dropout_add_rms_norm_apply");
   check_p("dropout_add_rms_norm", p_tensor);
-  const Map map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
+  const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
   const Tensor inputs[] = {input, residual, or_none(weight)};
   if (has_tangent(inputs)) {
     const auto [sum, rows] = norm_chain(false, input, residual, state, map);
     return {normed_chain(rows, sum, weight, std::nullopt), sum, rows.rstd.detach().squeeze(-1)};
   }
-  const NodePointer node = node_for(inputs);
+  const RowsNode node = node_for(inputs);
   auto y = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.redispatch(keys & c10::after_autograd_keyset, input, residual, weight, state, p, eps, p_tensor, gain,
@@ -393,10 +376,10 @@ std::tuple<Tensor, Tensor, Tensor> softmax(c10::DispatchKeySet keys, const Tenso
                                            MaskStrides mask_strides, c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::Softmax>("softmax_dropout_apply");
   check_p("softmax_dropout", p_tensor);
-  const Map map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
+  const OwnedRowMap map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
   const Tensor inputs[] = {input, or_none(attn_mask)};
   const bool tangent = has_tangent(inputs);
-  const NodePointer node = tangent ? nullptr : node_for(inputs);
+  const RowsNode node = tangent ? nullptr : node_for(inputs);
   auto y = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.redispatch(keys & c10::after_autograd_keyset, input, attn_mask, state, p, softmax_scale, p_tensor, gain,
@@ -420,7 +403,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_backward(c10::DispatchKeyS
                                                                MaskStrides mask_strides, c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::LayerNormBackward>("dropout_add_layer_norm_backward");
   if (traced({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
-    const Map map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
+    const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
     const variable_list g = norm_backward_chain(true, grad_normed, grad_sum, sum, weight, state, map, wanted);
     return {g[0], g[1], g[2], g[3]};
   }
@@ -437,7 +420,7 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(c10::DispatchKeySet keys, c
                                                      int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::RmsNormBackward>("dropout_add_rms_norm_backward");
   if (traced({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
-    const Map map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
+    const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
     const variable_list g = norm_backward_chain(false, grad_normed, grad_sum, sum, weight, state, map, wanted);
     return {g[0], g[1], g[2]};
   }
@@ -453,7 +436,7 @@ std::tuple<Tensor, Tensor> softmax_backward(c10::DispatchKeySet keys, const Tens
                                             MaskStrides mask_strides, c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::SoftmaxBackward>("softmax_dropout_backward");
   if (traced({grad_output, input, or_none(attn_mask)})) {
-    const Map map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
+    const OwnedRowMap map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
     const variable_list g = softmax_backward_chain(grad_output, input, attn_mask, state, map);
     return {wanted[0] ? g[0] : Tensor(), wanted[1] ? g[1] : Tensor()};
   }

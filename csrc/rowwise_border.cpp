@@ -3,6 +3,8 @@
 #include <ATen/ExpandUtils.h>
 #include <c10/util/Exception.h>
 
+#include "registration.h"
+
 namespace fused_dropout {
 
 bool drops_none(double p, const OptionalTensor& p_tensor) { return !p_tensor && drop_below(p) == 0; }
@@ -31,7 +33,7 @@ void check_rows(const char* name, const Tensor& input, const Tensor& state, cons
   TORCH_CHECK_VALUE(input.dim() > 0, name,
                     ": expected an input of at least 1 dimension, the last one a row, but got 0");
   check_dims(name, input.dim());
-  check_map(name, input, map.p, map.p_tensor, map.gain,
+  check_map(Facts{name, 0, false, false}, input, map.p, map.p_tensor, map.gain,
             map.mask_strides ? std::optional<size_t>(map.mask_strides->size()) : std::nullopt, std::nullopt);
   check_state(name, state, input.device());
 }

@@ -9,6 +9,18 @@ y = fused_dropout.dropout_add(x, residual, p=0.1)
 
 from . import _nested, _transforms  # noqa: F401  register their rules
 from ._extension import build_info
+from .activations import (
+    bias_gelu_dropout,
+    bias_relu_dropout,
+    bias_silu_dropout,
+    bias_squared_relu_dropout,
+    geglu_dropout,
+    gelu_dropout,
+    relu_dropout,
+    silu_dropout,
+    squared_relu_dropout,
+    swiglu_dropout,
+)
 from .conversion import convert, revert
 from .functional import (
     alpha_dropout,
@@ -71,6 +83,10 @@ __all__ = [
     "alpha_dropout",
     "bias_dropout",
     "bias_dropout_add",
+    "bias_gelu_dropout",
+    "bias_relu_dropout",
+    "bias_silu_dropout",
+    "bias_squared_relu_dropout",
     "build_info",
     "convert",
     "draw",
@@ -87,12 +103,18 @@ __all__ = [
     "dropout_linear",
     "feature_alpha_dropout",
     "gaussian_dropout",
+    "geglu_dropout",
+    "gelu_dropout",
     "keep_mask",
     "locked_dropout",
     "monte_carlo",
     "normal_noise",
     "predict",
+    "relu_dropout",
     "revert",
+    "silu_dropout",
     "softmax_dropout",
+    "squared_relu_dropout",
+    "swiglu_dropout",
     "zoneout",
 ]

@@ -118,6 +118,28 @@ def check_bias(name: str, bias: Any, input: Tensor) -> None:
         raise RuntimeError(f"{name}: expected a bias of the input's dtype {input.dtype}, but got one of {bias.dtype}")
 
 
+def check_gate(name: str, input: Tensor, up: Any, form: str = "") -> tuple[str, tuple[Tensor, ...]]:
+    """The operation of a gated unit, and its tensors: two, or one whose rows have halves."""
+    operation = name.replace("_dropout", f"{form}_dropout")
+    if up is not None:
+        check_like(name, "up", up, input)
+        return operation, (input, up)
+    check_shaped(name, input)
+    if input.dim() == 0 or input.shape[-1] % 2:
+        raise ValueError(
+            f"{name}: expected up, or an input whose last dimension has two halves, but got one of shape "
+            f"{list(input.shape)}"
+        )
+    return f"{operation}_halves", (input,)
+
+
+def check_approximate(name: str, approximate: Any) -> str:
+    """How gelu is computed, as the operations' names have it."""
+    if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
+        raise ValueError(f"{name}: expected approximate to be 'none' or 'tanh', but got {approximate!r}")
+    return "_tanh" if approximate == "tanh" else ""
+
+
 def check_features(input: Tensor, own: int, p: Probability, training: bool) -> None:
     """ATen's check, made where ATen makes it: not in evaluation, for p of 0 or 1, nor for an empty tensor."""
     number, tensor = p
@@ -200,6 +222,20 @@ def call(
     if not inplace:
         return getattr(ops, name)(*inputs, number, **options)
     return inputs[0], getattr(ops, f"{name}_")(*inputs, number, **options)
+
+
+def one_pass(
+    name: str,
+    inputs: tuple[Tensor, ...],
+    p: Probability,
+    training: bool,
+    generator: torch.Generator | None,
+    rng: Rng,
+) -> Tensor:
+    """The operation's output; in evaluation too, without a mask, so that it stays one pass over memory."""
+    if training and p[0] != 0:
+        return call(name, inputs, p, GAIN_UPSCALE, None, False, generator, rng)[0]
+    return call(name, inputs, (0.0, None), GAIN_UPSCALE, None, False, None, (0, 0))[0]
 
 
 def shared(

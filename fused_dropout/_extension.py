@@ -15,56 +15,47 @@ import torch
 from . import reference
 
 REMEDY = "rebuild it with `pip install --no-build-isolation --force-reinstall --no-deps .` in a checkout"
-NAMES = [
-    "dropout",
-    "dropout_",
-    "dropout_apply",
-    "dropout_apply_",
-    "alpha_dropout",
-    "alpha_dropout_",
-    "alpha_dropout_apply",
-    "alpha_dropout_apply_",
-    "dropout_add",
-    "dropout_add_apply",
-    "bias_dropout",
-    "bias_dropout_apply",
-    "bias_dropout_add",
-    "bias_dropout_add_apply",
-    "gaussian_dropout",
-    "gaussian_dropout_",
-    "gaussian_dropout_apply",
-    "gaussian_dropout_apply_",
-    "zoneout",
-    "zoneout_apply",
-    "dropped_apply",
-    "draw",
-    "make_state",
-    "keep_mask",
-    "normal_noise",
-    "dropout_add_layer_norm_apply",
-    "dropout_add_layer_norm_backward",
-    "dropout_add_rms_norm_apply",
-    "dropout_add_rms_norm_backward",
-    "softmax_dropout_apply",
-    "softmax_dropout_backward",
-]
-OF_STATES = ("draw", "make_state", "keep_mask", "normal_noise")  # the operations that no tensor goes through
-ROWS = tuple(name for name in NAMES if "norm_" in name or "softmax" in name)  # operations on rows, of several results
+IN_PLACE = ("dropout", "alpha_dropout", "gaussian_dropout")
+# Tensors before the state, where an operation takes more than one.
 INPUTS = {
     "dropout_add": 2,
     "bias_dropout": 2,
     "bias_dropout_add": 3,
     "zoneout": 2,
-}  # tensors before the state; one in the others
+    **{name: count for name, (_, count) in reference.CHAINS.items()},
+}
+OF_STATES = ("draw", "make_state", "keep_mask", "normal_noise")  # the operations that no tensor goes through
+BACKWARD = [f"{name}_backward" for name in reference.CHAINS if hasattr(reference, f"{name}_backward")]
+# Operations on rows, of several results.
+ROWS = [
+    f"{name}{form}"
+    for name in ("dropout_add_layer_norm", "dropout_add_rms_norm", "softmax_dropout")
+    for form in ("_apply", "_backward")
+]
+NAMES = [
+    *(f"{name}{form}" for name in IN_PLACE for form in ("", "_", "_apply", "_apply_")),
+    *(f"{name}{form}" for name in INPUTS for form in ("", "_apply")),
+    "dropped_apply",
+    *BACKWARD,
+    *ROWS,
+    *OF_STATES,
+]
 
 
 def stem(name: str) -> str:
     """The name of an operation without what tells its forms apart: the public function's."""
-    return name.removesuffix("_").removesuffix("_apply").removesuffix("_backward")
+    return name.removesuffix("_").removesuffix("_apply").removesuffix("_backward").removesuffix("_halves")
 
 
 def inputs_of(name: str) -> int:
-    return INPUTS.get(stem(name), 1)
+    if name.endswith("_backward"):
+        return 1 + INPUTS[name.removesuffix("_backward")]
+    return INPUTS.get(name.removesuffix("_").removesuffix("_apply"), 1)
+
+
+def is_pure(name: str) -> bool:
+    """Whether an operation is given its state."""
+    return "_apply" in name or name.endswith("_backward")
 
 
 def load(folder: Path, torch_version: str) -> Any:

@@ -22,8 +22,9 @@ def on_values(cls: Any, op: Any, types: Any, args: Sequence[Any], kwargs: dict[s
     """An operation's ``__torch_dispatch__`` for nested tensors."""
     name = op.name().removeprefix("fused_dropout::")
     first = args[0]
+    last = -1 if name.endswith("_halves_backward") else None  # a row of the gradient is a half of the input's
     for x in args[: inputs_of(name)]:
-        if not isinstance(x, NestedTensor) or x.shape != first.shape:
+        if not isinstance(x, NestedTensor) or x.shape[:last] != first.shape[:last]:
             raise ValueError(
                 f"{stem(name)}: expected all tensors to be nested, with the input's offsets, but got one of shape "
                 f"{list(x.shape)} beside one of shape {list(first.shape)}"
@@ -35,7 +36,8 @@ def on_values(cls: Any, op: Any, types: Any, args: Sequence[Any], kwargs: dict[s
         )
     result = op(*(x.values() if isinstance(x, NestedTensor) else x for x in args), **kwargs)
     if isinstance(result, tuple):
-        return (nested_like(first, result[0]), *result[1:])
+        output, other = result  # a state, or a second gradient
+        return nested_like(first, output), nested_like(first, other) if name.endswith("_backward") else other
     return result if name.endswith("_") else nested_like(first, result)
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._extension import NAMES, OF_STATES, ROWS, extension, inputs_of
+from ._extension import NAMES, OF_STATES, ROWS, extension, inputs_of, is_pure
 from .reference import check, row_major
 
 try:
@@ -44,8 +44,11 @@ class Level:
         value, dim = torch._C._functorch._unwrap_batched(tensor, self.id)
         return Unwrapped(value, False) if dim is None else Unwrapped(value.movedim(dim, 0), True)
 
-    def batched(self, tensor: Tensor) -> Tensor:
-        return torch._C._functorch._add_batch_dim(tensor, 0, self.id)
+    def batched(self, output: Any) -> Any:
+        """An operation's output, or each of two, or none, with its first dimension as the batch's."""
+        if isinstance(output, tuple):
+            return tuple(self.batched(each) for each in output)
+        return output if output is None else torch._C._functorch._add_batch_dim(output, 0, self.id)
 
     def check_randomness(self) -> None:
         if self.randomness == "error":
@@ -86,6 +89,14 @@ def samples(level: Level, inputs: Sequence[Unwrapped]) -> list[Tensor]:
     return [t[(slice(None), *[None] * m)] if m else t for t, m in zip(tensors, missing, strict=True)]
 
 
+def mask_shape(op: Any, tensors: Sequence[Tensor]) -> list[int]:
+    """Without the batch dimension: the first tensor's, but of an operation on the halves of its rows."""
+    shape = list(tensors[0].shape[1:])
+    if "_halves" in op.name() and len(tensors) == 1:
+        shape[-1] //= 2
+    return shape
+
+
 def apply(level: Level, op: Any, inputs: Sequence[Unwrapped], state: Tensor, p: float, **options: Any) -> Any:
     """The pure operation on every sample; in place, where `op` is, and then None."""
     given, p_tensor = level.unwrapped(state), level.unwrapped(options.pop("p_tensor", None))
@@ -99,10 +110,12 @@ def apply(level: Level, op: Any, inputs: Sequence[Unwrapped], state: Tensor, p: 
     if not each and options.get("block") is None:
         tensors = samples(level, inputs)
         strides = options.pop("mask_strides", None)
-        strides = row_major(tensors[0].shape[1:]) if strides is None else strides
+        strides = row_major(mask_shape(op, tensors)) if strides is None else strides
         output = run(tensors, given.value, p_tensor.value, mask_strides=[0, *strides])
-        return output if output is None else level.batched(output)
+        return level.batched(output)
     outputs = [run([x.sample(i) for x in inputs], given.sample(i), p_tensor.sample(i)) for i in range(level.size)]
+    if outputs and isinstance(outputs[0], tuple):
+        return tuple(level.batched(torch.stack(each)) for each in zip(*outputs, strict=True))
     return None if outputs and outputs[0] is None else level.batched(torch.stack(outputs))
 
 
@@ -204,7 +217,7 @@ def register() -> torch.library.Library:
     for name in NAMES:
         if name in ROWS:
             library.impl(name, by_sample(name), "FuncTorchBatched")
-        elif "_apply" in name:
+        elif is_pure(name):
             library.impl(name, pure(name), "FuncTorchBatched")
         elif name not in OF_STATES:
             library.impl(name, random(name), "FuncTorchVmapMode")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._calls import call, check, check_bias, check_flags, check_like, check_per, leading
+from ._calls import call, check, check_bias, check_flags, check_like, check_per, leading, one_pass
 from .reference import GAIN_ONE, GAIN_UPSCALE
 from .rng import Rng
 
@@ -98,11 +98,9 @@ def bias_dropout_add(
     check_bias("bias_dropout_add", bias, input)
     check_like("bias_dropout_add", "residual", residual, input)
     inputs = (input, bias, residual)
-    if training and checked_p[0] != 0:
-        return call("bias_dropout_add", inputs, checked_p, GAIN_UPSCALE, None, False, generator, rng)[0]
-    if not input.is_floating_point() and not input.is_complex():
+    if (not training or checked_p[0] == 0) and not input.is_floating_point() and not input.is_complex():
         return residual + (input + bias)
-    return call("bias_dropout_add", inputs, (0.0, None), GAIN_UPSCALE, None, False, None, (0, 0))[0]
+    return one_pass("bias_dropout_add", inputs, checked_p, training, generator, rng)
 
 
 def drop_path_add(

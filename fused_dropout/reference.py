@@ -6,7 +6,7 @@ have the names, arguments and results of the operations in csrc/ops.cpp. Words a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,43 @@ GAIN_UPSCALE, GAIN_ONE, GAIN_ALPHA = 0, 1, 2
 ALPHA_PRIME = -1.7580993408473766  # SELU's value at minus infinity (Klambauer et al. 2017)
 LOW32 = 0xFFFFFFFF
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-BIAS = {"bias_dropout": 1, "bias_dropout_add": 1}  # which of an operation's inputs is broadcast to the first
+Chain = Callable[..., Tensor]
+ACTIVATIONS: dict[str, Chain] = {
+    "relu": torch.relu,
+    "squared_relu": lambda x: torch.relu(x).square(),
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "silu": torch.nn.functional.silu,
+}
+GATED = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_tanh"}
+
+
+def _biased(activation: Chain) -> Chain:
+    return lambda x, bias: activation(x + bias)
+
+
+def _gated(activation: Chain) -> Chain:
+    return lambda x, up: activation(x) * up
+
+
+def _of_halves(chain: Chain) -> Chain:
+    return lambda x: chain(*x.chunk(2, -1))
+
+
+# What is dropped by each operation that ends in dropout and is not affine, and how many tensors it takes.
+CHAINS: dict[str, tuple[Chain, int]] = {
+    **{f"{name}_dropout": (activation, 1) for name, activation in ACTIVATIONS.items()},
+    **{f"bias_{name}_dropout": (_biased(activation), 2) for name, activation in ACTIVATIONS.items()},
+    **{f"{name}_dropout": (_gated(ACTIVATIONS[act]), 2) for name, act in GATED.items()},
+    **{f"{name}_dropout_halves": (_of_halves(_gated(ACTIVATIONS[act])), 1) for name, act in GATED.items()},
+}
+# Which of an operation's inputs is broadcast to the first.
+BIAS = {
+    "bias_dropout": 1,
+    "bias_dropout_add": 1,
+    **{f"bias_{name}_dropout": 1 for name in ACTIVATIONS},
+    **{f"bias_{name}_dropout_backward": 2 for name in ACTIVATIONS},
+}
 COMPLEX = (torch.complex64, torch.complex128)
 
 
@@ -318,9 +354,13 @@ def bias_dropout_add_apply(
 def _bias_dropout(
     x: Tensor, bias: Tensor, state: Tensor, p: float, p_tensor: Tensor | None, gain: int, mapping: dict[str, Any]
 ) -> Tensor:
-    keep = keep_mask(state, x.shape, p, p_tensor=p_tensor, **mapping)
     wide = x.dtype if x.is_complex() else compute(x.dtype)
-    return _scaled(x.to(wide) + bias.to(wide), keep, gain_of(p if p_tensor is None else p_tensor, gain))
+    return _dropped(x.to(wide) + bias.to(wide), state, p, p_tensor, gain, mapping)
+
+
+def _dropped(x: Tensor, state: Tensor, p: float, p_tensor: Tensor | None, gain: int, mapping: dict[str, Any]) -> Tensor:
+    keep = keep_mask(state, x.shape, p, p_tensor=p_tensor, **mapping)
+    return _scaled(x, keep, gain_of(p if p_tensor is None else p_tensor, gain))
 
 
 def gaussian_dropout_apply(
@@ -569,6 +609,53 @@ def _drawing_in_place(name, apply):  # type: ignore[no-untyped-def]
     return operation
 
 
+def _chained_apply(name: str, chain: Chain, count: int) -> Callable[..., Tensor]:
+    """chain(tensors), then dropout, in the type computed in; (tensors, state, p) are its arguments."""
+
+    def apply(*args: Any, p_tensor: Tensor | None = None, gain: int = GAIN_UPSCALE, **mapping: Any) -> Tensor:
+        tensors, (state, p) = args[:count], args[count:]
+        check(name, tensors, p, p_tensor, state)
+        y = chain(*(x.to(compute(x.dtype)) for x in tensors))
+        return _dropped(y, state, p, p_tensor, gain, mapping).to(tensors[0].dtype)
+
+    return apply
+
+
+def _chained_backward(name: str, chain: Chain, count: int) -> Callable[..., Any]:
+    """The gradient of the chain's tensors, but for a bias, whose gradient is the sum of the first one's.
+
+    Arguments are (grad, tensors, state, p).
+    """
+    biased = name.startswith("bias_")
+
+    def backward(*args: Any, p_tensor: Tensor | None = None, gain: int = GAIN_UPSCALE, **mapping: Any) -> Any:
+        grad, tensors, (state, p) = args[0], args[1 : count + 1], args[count + 1 :]
+        check(f"{name}_backward", [grad] if count == 1 else args[: count + 1], p, p_tensor, state)
+        grad_y = _dropped(grad.to(compute(grad.dtype)), state, p, p_tensor, gain, mapping)
+        with torch.enable_grad():
+            wide = [x.detach().to(grad_y.dtype).requires_grad_() for x in tensors]
+            y = chain(*wide)
+        grads = [g.to(grad.dtype) for g in torch.autograd.grad(y, wide[: 1 if biased else None], grad_y)]
+        return grads[0] if len(grads) == 1 else tuple(grads)
+
+    return backward
+
+
+def relu_dropout_backward(
+    grad: Tensor,
+    output: Tensor,
+    state: Tensor,
+    p: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    **mapping: Any,
+) -> Tensor:
+    """What was dropped, or not positive, is 0 in the output."""
+    check("relu_dropout_backward", [grad, output], p, p_tensor, state)
+    return _scaled(grad, ~(output <= 0), gain_of(p if p_tensor is None else p_tensor, gain)).to(grad.dtype)
+
+
 dropout, dropout_apply_ = _drawing("dropout", dropout_apply), _in_place(dropout_apply)
 dropout_ = _drawing_in_place("dropout", dropout_apply)
 alpha_dropout, alpha_dropout_apply_ = _drawing("alpha_dropout", alpha_dropout_apply), _in_place(alpha_dropout_apply)
@@ -580,15 +667,26 @@ gaussian_dropout = _drawing("gaussian_dropout", gaussian_dropout_apply)
 gaussian_dropout_apply_ = _in_place(gaussian_dropout_apply)
 gaussian_dropout_ = _drawing_in_place("gaussian_dropout", gaussian_dropout_apply)
 zoneout = _drawing("zoneout", zoneout_apply, inputs=2)
+for _name, (_chain, _count) in CHAINS.items():
+    _apply = _chained_apply(_name, _chain, _count)
+    globals().update({f"{_name}_apply": _apply, _name: _drawing(_name, _apply, _count)})
+    if "relu_dropout" not in _name or "squared" in _name:
+        globals()[f"{_name}_backward"] = _chained_backward(_name, _chain, _count)
 
 
 def check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None, state: Tensor | None = None) -> None:
     """What csrc/border.cpp refuses, before a state is drawn."""
     x = inputs[0]
-    if x.dtype not in (FLOATS if name == "alpha_dropout" else FLOATS + COMPLEX):
+    real = name == "alpha_dropout" or name.removesuffix("_backward") in CHAINS
+    if x.dtype not in (FLOATS if real else FLOATS + COMPLEX):
         raise RuntimeError(
-            f"{name}: expected a tensor of dtype float16, bfloat16, float32, float64, complex64 or complex128 (alpha "
-            f"dropout: a real one), but got {x.dtype}"
+            f"{name}: expected a tensor of dtype float16, bfloat16, float32 or float64"
+            f"{'' if real else ', or a complex one of float32 or float64'}, but got {x.dtype}"
+        )
+    if name.endswith("_halves") and (inputs[-1].dim() == 0 or inputs[-1].shape[-1] % 2):
+        raise ValueError(
+            f"{name}: expected an input whose last dimension has two halves, but got one of shape "
+            f"{list(inputs[-1].shape)}"
         )
     for k, other in enumerate(inputs[1:], 1):
         if k == BIAS.get(name):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_dropout
-from fused_dropout import functional, modules, pipelines, reference, rng
+from fused_dropout import activations, functional, modules, pipelines, reference, rng
 
 STATE = torch.tensor([7, 16])
 P64 = torch.tensor(0.3, dtype=torch.float64)
@@ -154,7 +154,7 @@ def test_six_in_any_layout_keep_strides_and_write_in_place(name, lies):
 
 # Every public name ------------------------------------------------------------------------------------------------
 
-SPACES = (functional.__name__, pipelines.__name__, modules.__name__, rng.__name__)
+SPACES = tuple(module.__name__ for module in (functional, pipelines, activations, modules, rng))
 PUBLIC = [n for n in fused_dropout.__all__ if getattr(getattr(fused_dropout, n), "__module__", None) in SPACES]
 FUNCTIONS = [n for n in PUBLIC if inspect.isfunction(getattr(fused_dropout, n))]
 LAYERS = [n for n in PUBLIC if inspect.isclass(getattr(fused_dropout, n))]
@@ -180,6 +180,24 @@ CASES = {
     "dropout_add": [{"input": randn(4, 6), "residual": randn(6, 4).t()}],
     "bias_dropout": [{"input": randn(4, 6), "bias": randn(6)}, {"input": randn(6, 4).t(), "bias": randn(4, 1)}],
     "bias_dropout_add": [{"input": randn(4, 6), "bias": randn(6), "residual": randn(6, 4).t()}],
+    "relu_dropout": [{"input": randn(4, 6)}],
+    "bias_relu_dropout": [{"input": randn(6, 4).t(), "bias": randn(6)}],
+    "squared_relu_dropout": [{"input": randn(6, 4).t()}],
+    "bias_squared_relu_dropout": [{"input": randn(4, 6), "bias": randn(4, 1)}],
+    "gelu_dropout": [{"input": randn(4, 6)}, {"input": randn(4, 6), "approximate": "tanh"}],
+    "bias_gelu_dropout": [
+        {"input": randn(4, 6), "bias": randn(6)},
+        {"input": randn(4, 6), "bias": randn(6), "approximate": "tanh"},
+    ],
+    "silu_dropout": [{"input": randn(4, 6)}],
+    "bias_silu_dropout": [{"input": randn(4, 6), "bias": randn(6)}],
+    "swiglu_dropout": [{"input": randn(4, 6)}, {"input": randn(4, 6), "up": randn(6, 4).t()}],
+    "geglu_dropout": [
+        {"input": randn(3, 5, 8)},
+        {"input": randn(4, 6), "up": randn(4, 6)},
+        {"input": randn(4, 6), "approximate": "tanh"},
+        {"input": randn(4, 6), "up": randn(4, 6), "approximate": "tanh"},
+    ],
     "drop_path_add": [
         {"input": randn(*IMAGES), "residual": randn(*IMAGES), "training": True, "per": per, "scale_by_keep": scale}
         for per, scale in (("row", True), ("batch", False))
@@ -217,8 +235,11 @@ CASE_ROWS = [(name, i) for name in PUBLIC for i in range(len(CASES.get(name, [{}
 CALLS = [(name, i) for name, i in CASE_ROWS if "input" in CASES.get(name, [{}])[i]]
 
 
-OTHERS = ("bias", "residual")  # what a layer's forward takes beside its input
-IDENTITY = [row for row in CALLS if not {"previous", *OTHERS} & set(CASES[row[0]][row[1]])]  # in evaluation
+OTHERS = ("bias", "residual", "up")  # what a layer's forward takes beside its input
+ACTIVATED = [n for n in FUNCTIONS if getattr(fused_dropout, n).__module__ == activations.__name__]
+IDENTITY = [  # in evaluation
+    row for row in CALLS if row[0] not in ACTIVATED and not {"previous", *OTHERS} & set(CASES[row[0]][row[1]])
+]
 
 
 def ids(rows):
@@ -339,13 +360,16 @@ def test_tensor_p_and_state_are_never_read_on_the_host(name, i):
 
 @pytest.mark.parametrize(("name", "i"), CALLS, ids=ids(CALLS))
 def test_what_is_saved_for_backward_is_the_state(name, i):
-    """16 bytes, whatever the size: no mask, no noise, no input."""
+    """16 bytes, whatever the size: no mask, no noise, no input; of an activation also what it is given, or returns."""
     saved = []
     case = {**CASES[name][i], "input": CASES[name][i]["input"].clone().requires_grad_()}
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
     with hooks, mock.patch.dict(CASES, {name: {i: case}}):
-        invoke(name, i)
-    assert [(t.dtype, t.shape) for t in saved] == [(torch.int64, (2,))]
+        output = invoke(name, i)
+    assert [(t.dtype, t.shape) for t in saved[:1]] == [(torch.int64, (2,))]
+    tensors = [t for t in case.values() if isinstance(t, torch.Tensor)]
+    others = [output] if "relu" in name and "squared" not in name else tensors if name in ACTIVATED else []
+    assert [t.data_ptr() for t in saved[1:]] == [t.data_ptr() for t in others]
 
 
 @pytest.mark.parametrize(("name", "i"), CALLS, ids=ids(CALLS))

@@ -46,6 +46,33 @@ CHAINS = {
         lambda x, b, r, **o: r + fused_dropout.dropout(x + b, 0.4, **o),
     ),
 }
+ACTIVATIONS = {  # activation of x + b, and its functions and options
+    "relu": (F.relu, "relu", {}),
+    "squared_relu": (lambda x: F.relu(x).square(), "squared_relu", {}),
+    "gelu": (F.gelu, "gelu", {}),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), "gelu", {"approximate": "tanh"}),
+    "silu": (F.silu, "silu", {}),
+}
+for _name, (_act, _stem, _options) in ACTIVATIONS.items():
+    CHAINS[f"{_name}_dropout"] = (
+        lambda x, b, r, f=_stem, k=_options, **o: getattr(fused_dropout, f"{f}_dropout")(x, 0.4, **k, **o),
+        lambda x, b, r, act=_act, **o: fused_dropout.dropout(act(x), 0.4, **o),
+    )
+    CHAINS[f"bias_{_name}_dropout"] = (
+        lambda x, b, r, f=_stem, k=_options, **o: getattr(fused_dropout, f"bias_{f}_dropout")(x, b, 0.4, **k, **o),
+        lambda x, b, r, act=_act, **o: fused_dropout.dropout(act(x + b), 0.4, **o),
+    )
+for _name, _act in (("swiglu", "silu"), ("geglu", "gelu"), ("geglu_tanh", "gelu_tanh")):
+    _act, _, _options = ACTIVATIONS[_act]
+    _function = getattr(fused_dropout, f"{_name.removesuffix('_tanh')}_dropout")
+    CHAINS[f"{_name}_dropout"] = (
+        lambda x, b, r, f=_function, k=_options, **o: f(x, r, 0.4, **k, **o),
+        lambda x, b, r, act=_act, **o: fused_dropout.dropout(act(x) * r, 0.4, **o),
+    )
+    CHAINS[f"{_name}_dropout of halves"] = (
+        lambda x, b, r, f=_function, k=_options, **o: f(torch.cat((x, r), -1), None, 0.4, **k, **o),
+        lambda x, b, r, act=_act, **o: fused_dropout.dropout(act(x) * r, 0.4, **o),
+    )
 BIASED = ["bias_dropout", "bias_dropout_add"]
 BIASES = [(9,), (1,), (), (70, 1), (3, 1, 9), (5, 3, 70, 9)]  # of an input (5, 3, 70, 9)
 
@@ -94,6 +121,7 @@ def test_values_and_gradients_of_the_chain(name, rng):
         grads = torch.autograd.grad(y, inputs, y.detach().sin(), allow_unused=True)
         results.append([y, *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, inputs, strict=True))])
     torch.testing.assert_close(*results)
+    assert torch.equal(results[0][0] == 0, results[1][0] == 0), "a mask has no tolerance"
 
 
 @pytest.mark.parametrize("name", CHAINS)

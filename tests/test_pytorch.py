@@ -7,6 +7,7 @@ import torch
 from torch.library import opcheck
 
 import fused_dropout
+from fused_dropout import reference
 from fused_dropout._extension import NAMES, ops
 
 STATE = torch.tensor([7, 16])
@@ -44,6 +45,15 @@ OPCHECKS = {
     "keep_mask": [((STATE, [4, 6], 0.5), {})],
     "normal_noise": [((STATE, [4, 6]), {"dtype": torch.bfloat16}), ((STATE, [4, 6]), {"mask_strides": [0, 1]})],
 }
+for name, (_, count) in reference.CHAINS.items():
+    tensors = [x_of(4, 6) for _ in range(count)]
+    if name.startswith("bias_"):
+        tensors[1] = x_of(6)
+    grad = x_of(4, 3) if "halves" in name else x_of(4, 6)
+    saved = [x_of(4, 6)] if name == "relu_dropout" else tensors
+    OPCHECKS[name] = [((*tensors, 0.5), {})]
+    OPCHECKS[f"{name}_apply"] = [((*tensors, STATE, 1.0), {"p_tensor": P})]
+    OPCHECKS[f"{name}_backward"] = [((grad, *saved, STATE, 0.5), {})]
 BLOCKS = {"mask_strides": [50, 25, 5, 1], "block": [3, 4, 5, 5]}  # of a map of 7 by 8
 OPCHECKS["dropout"].append(((x_of(2, 2, 7, 8), 0.1), BLOCKS))
 for name in ("dropout", "dropout_add", "zoneout", "gaussian_dropout"):  # the parts of complex numbers
@@ -62,7 +72,7 @@ def test_opcheck(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_exactly_the_drawing_operations_are_tagged_random(name):
     """Without the tag compiled checkpointing is silently wrong; with it the pure ones could not be recomputed."""
-    random = not any(part in name for part in ("apply", "make_state", "keep_mask", "normal_noise"))
+    random = not any(part in name for part in ("apply", "backward", "make_state", "keep_mask", "normal_noise"))
     assert (torch.Tag.nondeterministic_seeded in getattr(ops, name).tags) == random
 
 

@@ -7,10 +7,10 @@ namespace fused_dropout {
 
 // y = keep ? (x + bias) * gain : 0
 template <class C>
-struct BiasDropout {
-  static constexpr PipelineId kId = PipelineId::kBiasDropout;
-  static constexpr Noise kNoise = Noise::kBernoulli;
-  static constexpr int kInputs = 2;
+struct BiasDropout : PipelineTraits<2> {
+  static constexpr Name kName{"bias_dropout"};
+  static constexpr const char* kTensors = "Tensor input, Tensor bias";
+  static constexpr int kBias = 1;
   static constexpr Derivative derivative(int, Gain gain) { return {Linear::kDropout, gain}; }
 
   Dropout<C> dropout;
@@ -24,10 +24,10 @@ struct BiasDropout {
 
 // y = residual + (keep ? (x + bias) * gain : 0)
 template <class C>
-struct BiasDropoutAdd {
-  static constexpr PipelineId kId = PipelineId::kBiasDropoutAdd;
-  static constexpr Noise kNoise = Noise::kBernoulli;
-  static constexpr int kInputs = 3;
+struct BiasDropoutAdd : PipelineTraits<3> {
+  static constexpr Name kName{"bias_dropout_add"};
+  static constexpr const char* kTensors = "Tensor input, Tensor bias, Tensor residual";
+  static constexpr int kBias = 1;
   static constexpr Derivative derivative(int k, Gain g) { return {k == 2 ? Linear::kIdentity : Linear::kDropout, g}; }
 
   Dropout<C> dropout;

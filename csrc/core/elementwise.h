@@ -2,17 +2,17 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
-#include "bias_pipelines.h"
 #include "dtype.h"
 #include "layout.h"
 #include "mask.h"
-#include "normal_pipelines.h"
+#include "table.h"
 
 namespace fused_dropout {
 
 struct ElementwiseArgs {
-  void* output;
+  void* outputs[kMaxOutputs];
   const void* inputs[kMaxInputs];
   Layout layout;
   StateSource state;
@@ -37,32 +37,17 @@ auto visit_dtype(DType dtype, Visitor&& visit) {
   }
 }
 
+// The same for a pipeline of the table, by its number.
 template <class Visitor>
 auto visit_elementwise(PipelineId pipeline, DType dtype, Visitor&& visit) {
-  switch (pipeline) {
-    case PipelineId::kAlphaDropout:
-      return visit_dtype<AlphaDropout>(dtype, visit);
-    case PipelineId::kDropoutAdd:
-      return visit_dtype<DropoutAdd>(dtype, visit);
-    case PipelineId::kBiasDropout:
-      return visit_dtype<BiasDropout>(dtype, visit);
-    case PipelineId::kBiasDropoutAdd:
-      return visit_dtype<BiasDropoutAdd>(dtype, visit);
-    case PipelineId::kGaussianDropout:
-      return visit_dtype<GaussianDropout>(dtype, visit);
-    case PipelineId::kZoneout:
-      return visit_dtype<Zoneout>(dtype, visit);
-    case PipelineId::kDropped:
-      return visit_dtype<Dropped>(dtype, visit);
-    case PipelineId::kBlockDropout:
-      return visit_dtype<BlockDropout>(dtype, visit);
-    case PipelineId::kNormalNoise:
-      return visit_dtype<NormalNoise>(dtype, visit);
-    case PipelineId::kKeepMask:
+  return KernelTable::visit(pipeline, [&](auto row) {
+    using R = decltype(row);
+    if constexpr (std::is_same_v<typename R::template Pipeline<float>, KeepMask<float>>) {
       return visit.template operator()<KeepMask<float>, uint8_t>();
-    default:
-      return visit_dtype<Dropout>(dtype, visit);
-  }
+    } else {
+      return visit_dtype<R::template Pipeline>(dtype, visit);
+    }
+  });
 }
 
 }  // namespace fused_dropout

@@ -15,10 +15,11 @@ namespace fused_dropout {
 
 constexpr int kMaxDims = 64;   // more is refused at the border
 constexpr int kMaxInputs = 3;  // tensors an elementwise pipeline may read
-constexpr int kMaxOperands = 1 + kMaxInputs;
+constexpr int kMaxOutputs = 2;
+constexpr int kMaxOperands = kMaxOutputs + kMaxInputs;
 
 struct Offsets {
-  int64_t operand[kMaxOperands];  // in elements; operand 0 is the output
+  int64_t operand[kMaxOperands];  // in elements; the outputs, then the inputs
   uint64_t mask_index;
 };
 

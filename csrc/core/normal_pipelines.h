@@ -7,10 +7,11 @@ namespace fused_dropout {
 
 // y = x * (1 + stddev * z), z normal (Srivastava et al. 2014, section 10). Zeros where p rounds to 1.
 template <class C>
-struct GaussianDropout {
-  static constexpr PipelineId kId = PipelineId::kGaussianDropout;
+struct GaussianDropout : PipelineTraits<1> {
+  static constexpr Name kName{"gaussian_dropout"};
+  static constexpr const char* kTensors = "Tensor input";
   static constexpr Noise kNoise = Noise::kNormal;
-  static constexpr int kInputs = 1;
+  static constexpr bool kInPlace = true;
   static constexpr Derivative derivative(int, Gain) { return {Linear::kGaussianDropout}; }
 
   C stddev;
@@ -25,10 +26,11 @@ struct GaussianDropout {
 
 // The noise itself.
 template <class C>
-struct NormalNoise {
-  static constexpr PipelineId kId = PipelineId::kNormalNoise;
+struct NormalNoise : PipelineTraits<0> {
+  static constexpr Name kName{"normal_noise"};
   static constexpr Noise kNoise = Noise::kNormal;
-  static constexpr int kInputs = 0;
+  static constexpr Role kRole = Role::kInternal;
+  static constexpr bool kComplex = false;
 
   FD_HOST_DEVICE NormalNoise(Probability, Gain) {}
 

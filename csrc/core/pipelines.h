@@ -10,10 +10,10 @@ namespace fused_dropout {
 
 // y = keep ? x * gain : 0. Its own derivative.
 template <class C>
-struct Dropout {
-  static constexpr PipelineId kId = PipelineId::kDropout;
-  static constexpr Noise kNoise = Noise::kBernoulli;
-  static constexpr int kInputs = 1;
+struct Dropout : PipelineTraits<1> {
+  static constexpr Name kName{"dropout"};
+  static constexpr const char* kTensors = "Tensor input";
+  static constexpr bool kInPlace = true;
   static constexpr Derivative derivative(int, Gain gain) { return {Linear::kDropout, gain}; }
 
   C gain;
@@ -27,10 +27,11 @@ struct Dropout {
 
 // y = keep ? a * x + b : a * alpha' + b (Klambauer et al. 2017; torch.nn.functional.alpha_dropout)
 template <class C>
-struct AlphaDropout {
-  static constexpr PipelineId kId = PipelineId::kAlphaDropout;
-  static constexpr Noise kNoise = Noise::kBernoulli;
-  static constexpr int kInputs = 1;
+struct AlphaDropout : PipelineTraits<1> {
+  static constexpr Name kName{"alpha_dropout"};
+  static constexpr const char* kTensors = "Tensor input";
+  static constexpr bool kInPlace = true;
+  static constexpr bool kComplex = false;
   static constexpr Derivative derivative(int, Gain) { return {Linear::kDropout, Gain::kAlpha}; }
 
   C a, kept_shift, dropped_value;
@@ -49,10 +50,9 @@ struct AlphaDropout {
 
 // y = residual + (keep ? x * gain : 0)
 template <class C>
-struct DropoutAdd {
-  static constexpr PipelineId kId = PipelineId::kDropoutAdd;
-  static constexpr Noise kNoise = Noise::kBernoulli;
-  static constexpr int kInputs = 2;
+struct DropoutAdd : PipelineTraits<2> {
+  static constexpr Name kName{"dropout_add"};
+  static constexpr const char* kTensors = "Tensor input, Tensor residual";
   static constexpr Derivative derivative(int k, Gain g) { return {k ? Linear::kIdentity : Linear::kDropout, g}; }
 
   Dropout<C> dropout;
@@ -66,10 +66,9 @@ struct DropoutAdd {
 
 // y = keep ? x : previous (Krueger et al. 2016)
 template <class C>
-struct Zoneout {
-  static constexpr PipelineId kId = PipelineId::kZoneout;
-  static constexpr Noise kNoise = Noise::kBernoulli;
-  static constexpr int kInputs = 2;
+struct Zoneout : PipelineTraits<2> {
+  static constexpr Name kName{"zoneout"};
+  static constexpr const char* kTensors = "Tensor input, Tensor previous";
   static constexpr Derivative derivative(int k, Gain) { return {k ? Linear::kDropped : Linear::kDropout, Gain::kOne}; }
 
   FD_HOST_DEVICE Zoneout(Probability, Gain) {}
@@ -82,10 +81,11 @@ struct Zoneout {
 
 // y = keep ? 0 : x. What zoneout's gradient is to the previous state.
 template <class C>
-struct Dropped {
-  static constexpr PipelineId kId = PipelineId::kDropped;
-  static constexpr Noise kNoise = Noise::kBernoulli;
-  static constexpr int kInputs = 1;
+struct Dropped : PipelineTraits<1> {
+  static constexpr Name kName{"dropped_apply"};
+  static constexpr const char* kTensors = "Tensor input";
+  static constexpr Role kRole = Role::kDerivative;
+  static constexpr bool kReadsDropped = true;
   static constexpr Derivative derivative(int, Gain) { return {Linear::kDropped}; }
 
   FD_HOST_DEVICE Dropped(Probability, Gain) {}
@@ -99,17 +99,16 @@ struct Dropped {
 // Dropout whose mask lies in memory. Its p is the fraction of elements that the blocks cover.
 template <class C>
 struct BlockDropout : Dropout<C> {
-  static constexpr PipelineId kId = PipelineId::kBlockDropout;
   static constexpr Noise kNoise = Noise::kStored;
+  static constexpr Role kRole = Role::kInternal;
   FD_HOST_DEVICE BlockDropout(Probability p, Gain which) : Dropout<C>(p, which) {}
 };
 
 // The mask itself, as 0 and 1.
 template <class C>
-struct KeepMask {
-  static constexpr PipelineId kId = PipelineId::kKeepMask;
-  static constexpr Noise kNoise = Noise::kBernoulli;
-  static constexpr int kInputs = 0;
+struct KeepMask : PipelineTraits<0> {
+  static constexpr Name kName{"keep_mask"};
+  static constexpr Role kRole = Role::kInternal;
 
   FD_HOST_DEVICE KeepMask(Probability, Gain) {}
 

@@ -17,7 +17,8 @@ class Batches {
   using V = Vec<Isa, C>;
   using Decisions = typename DecisionsOf<Isa, C, Pipeline::kNoise>::type;
   using Batch = typename Decisions::Batch;
-  static constexpr int kInputs = Pipeline::kInputs;
+  static constexpr int kInputs = Pipeline::kInputs, kOutputs = Pipeline::kOutputs;
+  using Outputs = std::conditional_t<kOutputs == 2, Two<V>, V>;
 
   explicit Batches(const ElementwiseArgs& args)
       : args_(args),
@@ -27,20 +28,21 @@ class Batches {
         decisions_(args) {}
 
   struct Pointers {
-    T* y;
-    const T* x[kMaxInputs];
+    T* y[kOutputs];
+    const T* x[kInputs + 1];
   };
 
   Pointers pointers(const Offsets& at) const {
-    Pointers p{static_cast<T*>(args_.output) + at.operand[0], {}};
-    for (int k = 0; k < kInputs; ++k) p.x[k] = static_cast<const T*>(args_.inputs[k]) + at.operand[k + 1];
+    Pointers p{};
+    for (int k = 0; k < kOutputs; ++k) p.y[k] = static_cast<T*>(args_.outputs[k]) + at.operand[k];
+    for (int k = 0; k < kInputs; ++k) p.x[k] = static_cast<const T*>(args_.inputs[k]) + at.operand[kOutputs + k];
     return p;
   }
 
   // One register: the elements from `i` on, and the decisions about them.
   template <bool kReadFirst, size_t... K>
-  static FD_HOST_DEVICE V lanes(const Pipeline& pipeline, const Batch& decisions, int lane, const Pointers& at,
-                                int64_t i, std::index_sequence<K...>) {
+  static FD_HOST_DEVICE Outputs lanes(const Pipeline& pipeline, const Batch& decisions, int lane, const Pointers& at,
+                                      int64_t i, std::index_sequence<K...>) {
     const auto decision = Decisions::template lanes<V>(decisions, lane);
     if constexpr (sizeof...(K) == 0) {
       return pipeline(decision, V(C(0)));
@@ -49,29 +51,55 @@ class Batches {
     }
   }
 
+  // Two registers' elements, from `i` on. Together, since narrowing them together takes a third of the instructions.
+  template <bool kReadFirst>
+  static FD_HOST_DEVICE void registers(const Pipeline& pipeline, const Batch& decisions, int lane, const Pointers& at,
+                                       int64_t i) {
+    constexpr std::make_index_sequence<kInputs> inputs;
+    const Outputs first = lanes<kReadFirst>(pipeline, decisions, lane, at, i, inputs);
+    const Outputs second = lanes<kReadFirst>(pipeline, decisions, lane + V::kLanes, at, i, inputs);
+    if constexpr (kOutputs == 2) {
+      V::store(first.first, second.first, at.y[0] + i + lane);
+      V::store(first.second, second.second, at.y[1] + i + lane);
+    } else {
+      V::store(first, second, at.y[0] + i + lane);
+    }
+  }
+
   // 64 elements from `i` on, all operands contiguous.
   template <bool kReadFirst = true>
   static FD_HOST_DEVICE void batch(const Pipeline& pipeline, const Batch& decisions, const Pointers& at, int64_t i) {
-    constexpr std::make_index_sequence<kInputs> inputs;
+    if constexpr (Pipeline::kLong || !Isa::kUnrolled) {
+      long_batch<kReadFirst>(pipeline, decisions, at, i);
+    } else {
 #pragma GCC unroll 16
-    for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) {
-      const V first = lanes<kReadFirst>(pipeline, decisions, lane, at, i, inputs);
-      const V second = lanes<kReadFirst>(pipeline, decisions, lane + V::kLanes, at, i, inputs);
-      V::store(first, second, at.y + i + lane);
+      for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) registers<kReadFirst>(pipeline, decisions, lane, at, i);
     }
+  }
+
+  // The same, once in the code: a call is nothing beside so many instructions.
+  template <bool kReadFirst>
+  static __attribute__((noinline)) void long_batch(const Pipeline& pipeline, const Batch& decisions, const Pointers& at,
+                                                   int64_t i) {
+#pragma GCC unroll 1
+    for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) registers<kReadFirst>(pipeline, decisions, lane, at, i);
   }
 
   // Up to 64 elements of any stride: gathered, computed by the same function, scattered.
   __attribute__((noinline)) void partial_batch(const Batch& decisions, const Pointers& at, int64_t count) const {
-    alignas(64) T copy[kInputs + 1][kBatch] = {};
-    Pointers copies{copy[0], {}};
+    alignas(64) T copy[kOutputs + kInputs][kBatch] = {};
+    Pointers copies{};
+    for (int k = 0; k < kOutputs; ++k) copies.y[k] = copy[k];
     for (int k = 0; k < kInputs; ++k) {
-      const int64_t stride = layout_.stride[k + 1][0];
-      for (int64_t i = 0; i < count; ++i) copy[k + 1][i] = at.x[k][i * stride];
-      copies.x[k] = copy[k + 1];
+      T* const to = copy[kOutputs + k];
+      const int64_t stride = layout_.stride[kOutputs + k][0];
+      for (int64_t i = 0; i < count; ++i) to[i] = at.x[k][i * stride];
+      copies.x[k] = to;
     }
     batch(pipeline_, decisions, copies, 0);
-    for (int64_t i = 0; i < count; ++i) at.y[i * layout_.stride[0][0]] = copy[0][i];
+    for (int k = 0; k < kOutputs; ++k) {
+      for (int64_t i = 0; i < count; ++i) at.y[k][i * layout_.stride[k][0]] = copy[k][i];
+    }
   }
 
   // Takes `count` elements of the run and moves on behind them. Out of line: the loop that has no time for a call is
@@ -86,8 +114,8 @@ class Batches {
   }
 
   FD_HOST_DEVICE void advance(Pointers& at, int64_t count) const {
-    at.y += count * layout_.stride[0][0];
-    for (int k = 0; k < kInputs; ++k) at.x[k] += count * layout_.stride[k + 1][0];
+    for (int k = 0; k < kOutputs; ++k) at.y[k] += count * layout_.stride[k][0];
+    for (int k = 0; k < kInputs; ++k) at.x[k] += count * layout_.stride[kOutputs + k][0];
   }
 
   const ElementwiseArgs& args_;

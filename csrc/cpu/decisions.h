@@ -215,6 +215,34 @@ class NormalDecisions {
   Batch made_[Maker::kMade / kBatch];
 };
 
+// Nothing, for the pipelines that ask for nothing.
+template <class Isa>
+class NoDecisions {
+ public:
+  struct Batch {};
+  struct Maker {
+    static constexpr int kMade = Isa::kWords * kBatch;
+    FD_HOST_DEVICE void make(uint64_t, uint64_t, Batch (&)[Isa::kWords]) const {}
+  };
+  static constexpr int64_t kAcross = kTileAcross, kRemembered = 0;
+
+  explicit NoDecisions(const ElementwiseArgs&) {}
+
+  const Maker maker{};
+
+  template <class V>
+  static FD_HOST_DEVICE bool lanes(const Batch&, int) {
+    return true;
+  }
+  static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }
+  FD_HOST_DEVICE void put(Batch&, int, uint64_t, uint64_t, int) {}
+  FD_HOST_DEVICE Batch whole(uint64_t, uint64_t) { return {}; }
+  FD_HOST_DEVICE Batch repeated(uint64_t, int) { return {}; }
+  static FD_HOST_DEVICE void copy(const Batch&, int, Batch&, int, int) {}
+  FD_HOST_DEVICE void put_along(Batch* const (&)[2], uint64_t, int64_t) {}
+  static void transpose(Batch*) {}
+};
+
 template <class Isa, class C, Noise>
 struct DecisionsOf {
   using type = KeepDecisions<KeepMaker<Isa>>;
@@ -222,6 +250,10 @@ struct DecisionsOf {
 template <class Isa, class C>
 struct DecisionsOf<Isa, C, Noise::kStored> {
   using type = KeepDecisions<StoredMaker<Isa>>;
+};
+template <class Isa, class C>
+struct DecisionsOf<Isa, C, Noise::kNone> {
+  using type = NoDecisions<Isa>;
 };
 template <class Isa, class C>
 struct DecisionsOf<Isa, C, Noise::kNormal> {

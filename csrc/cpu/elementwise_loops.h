@@ -47,7 +47,7 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
     const int64_t sharer = item % sharers, from = item / sharers % stretches * kStretch;
     Offsets at = layout_.at(item / sharers / stretches * sharers + sharer, layout_.flat);
     const MaskPlace mask = layout_.mask_at(at.mask_index, from);
-    for (int k = 0; k <= Pipeline::kInputs; ++k) at.operand[k] += from * layout_.stride[k][0];
+    for (int k = 0; k < Pipeline::kOutputs + Pipeline::kInputs; ++k) at.operand[k] += from * layout_.stride[k][0];
 
     int64_t rest = from;
     for (int d = 0; d < layout_.flat; ++d) coordinate_[d] = Layout::take(rest, layout_.size[d]);
@@ -92,7 +92,7 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
     }
     if (mask_stride == 0) {
       const Batch decided = decisions_.whole(mask_index, 0);
-      const bool unread = Decisions::drops_all(decided) && !reads_dropped<Pipeline>;
+      const bool unread = Decisions::drops_all(decided) && !Pipeline::kReadsDropped;
       done = unread ? equal_batches<false>(decided, at, n) : equal_batches<true>(decided, at, n);
     } else if (linear_ && n >= Maker::kMade && same_high_half(mask_index / kGroup, n)) {
       const int64_t skip = static_cast<int64_t>(-mask_index % kGroup);

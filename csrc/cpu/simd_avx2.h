@@ -8,6 +8,7 @@ namespace fused_dropout {
 
 struct Avx2 : VectorKeep<32> {
   static constexpr int kBytes = 32;
+  static constexpr bool kUnrolled = true;  // whether loops of short pipelines are
   static constexpr int kWords = 1;
 
   struct Lane {

@@ -9,6 +9,7 @@ namespace fused_dropout {
 
 struct Avx512 {
   static constexpr int kBytes = 64;
+  static constexpr bool kUnrolled = true;  // whether loops of short pipelines are
   static constexpr int kWords = 2;
 
   // Truth values live in mask registers, which is what keep bits are.

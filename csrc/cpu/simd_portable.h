@@ -7,13 +7,14 @@ namespace fused_dropout {
 
 struct Portable : VectorKeep<16> {
   static constexpr int kBytes = 16;
+  static constexpr bool kUnrolled = false;  // whether loops of short pipelines are
   static constexpr int kWords = 1;
 
-  // High halves of the words of 64 consecutive mask indices.
+  // High halves of the words of 64 consecutive mask indices. Out of line: it is long, and a call is nothing beside it.
   struct Halves {
     uint16_t half[kBatch];
   };
-  static FD_HOST_DEVICE Halves halves(const Mask& mask, const PhiloxKeyTable&, uint64_t group, uint64_t) {
+  static __attribute__((noinline)) Halves halves(const Mask& mask, const PhiloxKeyTable&, uint64_t group, uint64_t) {
     Halves h;
     for (int g = 0; g < kBatch / kGroup; ++g) {
       const PhiloxBlock<uint64_t> b = mask_block(mask.seed, mask.step, group + static_cast<uint64_t>(g));

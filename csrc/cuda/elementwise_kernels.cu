@@ -11,8 +11,8 @@ namespace {
 
 template <class Pipeline, class T>
 struct Operands {
-  T* y;
-  const T* x[kMaxInputs];
+  T* y[Pipeline::kOutputs];
+  const T* x[Pipeline::kInputs + 1];
 };
 
 template <int N, class Pipeline, class T>
@@ -20,6 +20,13 @@ __device__ __forceinline__ void load_inputs(const Operands<Pipeline, T>& operand
                                             Packed<T, N> (&x)[Pipeline::kInputs + 1]) {
 #pragma unroll
   for (int k = 0; k < Pipeline::kInputs; ++k) x[k] = load<N>(operands.x[k] + at);
+}
+
+template <int N, class Pipeline, class T>
+__device__ __forceinline__ void store_outputs(const Operands<Pipeline, T>& operands, int64_t at,
+                                              const Packed<T, N> (&y)[Pipeline::kOutputs]) {
+#pragma unroll
+  for (int k = 0; k < Pipeline::kOutputs; ++k) store(operands.y[k] + at, y[k]);
 }
 
 // What both kernels start from. The pipeline is made on the host where p is known there: it takes divisions in float64.
@@ -64,15 +71,18 @@ __global__ void __launch_bounds__(kThreads, kLinearBlocks<T>)
 #pragma unroll
     for (int j = 0; j < kAccesses; ++j) load_inputs(a.operands, tile + (j * kWarp + lane) * N, x[j]);
   }
-  const uint32_t octet = keep_octet(a.common.load_mask(), a.mask_base + static_cast<uint64_t>(tile + lane * kGroup));
+  uint32_t octet = 0;
+  if constexpr (Pipeline::kNoise != Noise::kNone) {
+    octet = keep_octet(a.common.load_mask(), a.mask_base + static_cast<uint64_t>(tile + lane * kGroup));
+  }
 
   if (whole) {
 #pragma unroll
     for (int j = 0; j < kAccesses; ++j) {
       const uint32_t bits = N == kGroup ? octet : octet_of<N>(octet, j, lane);
-      Packed<T, N> y;
+      Packed<T, N> y[Pipeline::kOutputs];
       compute<N>(pipeline, bits, x[j], y, Inputs{});
-      store(a.operands.y + tile + (j * kWarp + lane) * N, y);
+      store_outputs(a.operands, tile + (j * kWarp + lane) * N, y);
     }
   } else {
 #pragma unroll 1
@@ -80,10 +90,10 @@ __global__ void __launch_bounds__(kThreads, kLinearBlocks<T>)
       const uint32_t bits = octet_of<1>(octet, j, lane);
       const int64_t at = tile + j * kWarp + lane;
       if (at >= a.numel) continue;
-      Packed<T, 1> one[kInputs + 1], y;
+      Packed<T, 1> one[kInputs + 1], y[Pipeline::kOutputs];
       load_inputs(a.operands, at, one);
       compute<1>(pipeline, bits, one, y, Inputs{});
-      store(a.operands.y + at, y);
+      store_outputs(a.operands, at, y);
     }
   }
 }
@@ -100,9 +110,9 @@ struct StridedArgs {
 
 // A thread takes 8 neighbours of a run.
 template <class Pipeline, class T>
-__global__ void __launch_bounds__(kThreads, kStridedBlocks<T, Pipeline::kInputs>)
+__global__ void __launch_bounds__(kThreads, kStridedBlocks<T, Pipeline::kOutputs + Pipeline::kInputs>)
     strided_kernel(const __grid_constant__ StridedArgs<Pipeline, T> a) {
-  constexpr int kInputs = Pipeline::kInputs;
+  constexpr int kInputs = Pipeline::kInputs, kOutputs = Pipeline::kOutputs;
   using Inputs = std::make_index_sequence<kInputs>;
   const Mask mask = a.common.load_mask();
   const Pipeline pipeline = a.common.load_pipeline();
@@ -117,13 +127,13 @@ __global__ void __launch_bounds__(kThreads, kStridedBlocks<T, Pipeline::kInputs>
 
   const auto access = [&](auto width, int first, auto decisions) {
     constexpr int N = decltype(width)::value;
-    Packed<T, N> x[kInputs + 1], y;
+    const auto place = [&](int k) { return at.operand[k] + (from + first) * layout.stride[k][0]; };
+    Packed<T, N> x[kInputs + 1], y[kOutputs];
 #pragma unroll
-    for (int k = 0; k < kInputs; ++k) {
-      x[k] = load<N>(a.operands.x[k] + at.operand[k + 1] + (from + first) * layout.stride[k + 1][0]);
-    }
+    for (int k = 0; k < kInputs; ++k) x[k] = load<N>(a.operands.x[k] + place(kOutputs + k));
     compute<N>(pipeline, decisions, x, y, Inputs{});
-    store(a.operands.y + at.operand[0] + (from + first) * layout.stride[0][0], y);
+#pragma unroll
+    for (int k = 0; k < kOutputs; ++k) store(a.operands.y[k] + place(k), y[k]);
   };
   using Vector = std::integral_constant<int, kVector<T>>;
   using One = std::integral_constant<int, 1>;
@@ -144,10 +154,10 @@ __global__ void __launch_bounds__(kThreads, kStridedBlocks<T, Pipeline::kInputs>
       }
     }
   } else {
-    uint32_t bits;
+    uint32_t bits = 0;
     if constexpr (Pipeline::kNoise == Noise::kStored) {
       bits = keep_in_run(StoredMask{a.keep_bits}, layout, at.mask_index, from, count);
-    } else {
+    } else if constexpr (Pipeline::kNoise != Noise::kNone) {
       bits = keep_in_run(mask, layout, at.mask_index, from, count);
     }
     if (a.vectors && count == kGroup) {
@@ -181,14 +191,20 @@ struct Launch {
   cudaError_t operator()() const {
     const Layout& layout = args.layout;
     const Common<Pipeline> common{Pipeline(args.p.value, args.gain), args.state, args.state_out, args.p, args.gain};
-    Operands<Pipeline, T> operands{static_cast<T*>(args.output), {}};
-    bool vectors = layout.unit_inner_strides() && aligned<T>(args.output, layout, 0);
+    constexpr int kOutputs = Pipeline::kOutputs;
+    Operands<Pipeline, T> operands{};
+    bool vectors = layout.unit_inner_strides();
+    for (int k = 0; k < kOutputs; ++k) {
+      operands.y[k] = static_cast<T*>(args.outputs[k]);
+      vectors = vectors && aligned<T>(args.outputs[k], layout, k);
+    }
     for (int k = 0; k < Pipeline::kInputs; ++k) {
       operands.x[k] = static_cast<const T*>(args.inputs[k]);
-      vectors = vectors && aligned<T>(args.inputs[k], layout, k + 1);
+      vectors = vectors && aligned<T>(args.inputs[k], layout, kOutputs + k);
     }
     const int64_t octets = (layout.run() + kGroup - 1) / kGroup;
-    if constexpr (Pipeline::kNoise == Noise::kBernoulli && !is_bias(Pipeline::kId, 1)) {  // a bias has strides of 0
+    constexpr bool kLinear = Pipeline::kNoise == Noise::kBernoulli || Pipeline::kNoise == Noise::kNone;
+    if constexpr (kLinear && Pipeline::kBias < 0) {  // a bias has strides of 0
       if (layout.linear()) {
         const LinearArgs<Pipeline, T> a{common, operands, layout.size[0], layout.mask_base};
         return launch(vectors ? linear_kernel<Pipeline, T, true> : linear_kernel<Pipeline, T, false>, a, octets,

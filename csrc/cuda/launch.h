@@ -22,10 +22,10 @@ constexpr int kThreads = 256;
 // three). None of them spills (tests/test_machine_code.py).
 template <class T>
 constexpr int kLinearBlocks = sizeof(T) == 8 ? 3 : 5;
-template <class T, int kInputs>
-constexpr int kStridedBlocks = kInputs > 2                     ? 2
-                               : sizeof(T) == 8 || kInputs > 1 ? 3
-                                                               : 4;
+template <class T, int kOperands>
+constexpr int kStridedBlocks = kOperands > 3                     ? 2
+                               : sizeof(T) == 8 || kOperands > 2 ? 3
+                                                                 : 4;
 
 // Row operations: octets of a row that a thread holds. 4 are 32 float32 in registers for each value that is kept, two
 // values at most, and as many for the sums of columns. A warp takes rows up to 1,024 elements, which leaves its lanes

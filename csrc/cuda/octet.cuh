@@ -7,6 +7,7 @@
 #include "../core/layout.h"
 #include "../core/mask.h"
 #include "../core/normal.h"
+#include "../core/pipeline.h"
 #include "launch.h"
 #include "vector.cuh"
 
@@ -117,20 +118,25 @@ __device__ __forceinline__ C decision(const C* z, int i) {
 // and the strided access.
 template <int N, class Decisions, class Pipeline, class T, size_t... K>
 __device__ __forceinline__ void compute(const Pipeline& pipeline, Decisions decisions,
-                                        const Packed<T, N> (&x)[Pipeline::kInputs + 1], Packed<T, N>& y,
-                                        std::index_sequence<K...>) {
+                                        const Packed<T, N> (&x)[Pipeline::kInputs + 1],
+                                        Packed<T, N> (&y)[Pipeline::kOutputs], std::index_sequence<K...>) {
   using C = Compute<T>;
-  C in[Pipeline::kInputs + 1][N], out[N];
+  C in[Pipeline::kInputs + 1][N], out[Pipeline::kOutputs][N];
   (Convert<T>::template up<N>(x[K], in[K]), ...);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     if constexpr (Pipeline::kInputs == 0) {
-      out[i] = pipeline(decision(decisions, i), C(0));
+      out[0][i] = pipeline(decision(decisions, i), C(0));
+    } else if constexpr (Pipeline::kOutputs == 2) {
+      const Two<C> both = pipeline(decision(decisions, i), in[K][i]...);
+      out[0][i] = both.first;
+      out[1][i] = both.second;
     } else {
-      out[i] = pipeline(decision(decisions, i), in[K][i]...);
+      out[0][i] = pipeline(decision(decisions, i), in[K][i]...);
     }
   }
-  Convert<T>::template down<N>(out, y);
+#pragma unroll
+  for (int k = 0; k < Pipeline::kOutputs; ++k) Convert<T>::template down<N>(out[k], y[k]);
 }
 
 }  // namespace fused_dropout
