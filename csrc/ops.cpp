@@ -16,6 +16,7 @@
 
 #define FD_MAP \
   "Tensor? p_tensor=None, int gain=0, SymInt[]? mask_strides=None, SymInt mask_base=0, SymInt[]? block=None"
+#define FD_ROWS "Tensor? p_tensor=None, int gain=0, SymInt[]? mask_strides=None, SymInt mask_base=0"
 #define FD_DRAW ", Generator? generator=None, Tensor? call_id=None"
 
 namespace fused_dropout {
@@ -56,6 +57,30 @@ void define_pipeline(torch::Library& m) {
 
 TORCH_LIBRARY(fused_dropout, m) {
   OperationTable::each([&](auto row) { define_pipeline<typename decltype(row)::template Pipeline<float>>(m); });
+
+  // Operations on rows, of a state that `draw` has drawn. Beside their results they leave what the backward direction
+  // wants of each row. `wanted` says which gradients to compute; the others are undefined.
+  pure(
+      "dropout_add_layer_norm_apply(Tensor input, Tensor residual, Tensor? weight, Tensor? bias, Tensor state, float "
+      "p, "
+      "float eps, *, " FD_ROWS ") -> (Tensor normed, Tensor sum, Tensor mean, Tensor rstd)");
+  pure(
+      "dropout_add_layer_norm_backward(Tensor grad_normed, Tensor? grad_sum, Tensor sum, Tensor? weight, Tensor mean, "
+      "Tensor rstd, Tensor state, float p, float eps, bool[4] wanted, *, " FD_ROWS
+      ") -> (Tensor grad_input, Tensor grad_residual, Tensor grad_weight, Tensor grad_bias)");
+  pure(
+      "dropout_add_rms_norm_apply(Tensor input, Tensor residual, Tensor? weight, Tensor state, float p, float eps, "
+      "*, " FD_ROWS ") -> (Tensor normed, Tensor sum, Tensor rstd)");
+  pure(
+      "dropout_add_rms_norm_backward(Tensor grad_normed, Tensor? grad_sum, Tensor sum, Tensor? weight, Tensor rstd, "
+      "Tensor state, float p, float eps, bool[3] wanted, *, " FD_ROWS
+      ") -> (Tensor grad_input, Tensor grad_residual, Tensor grad_weight)");
+  pure("softmax_dropout_apply(Tensor input, Tensor? attn_mask, Tensor state, float p, float softmax_scale, *, " FD_ROWS
+       ") -> (Tensor output, Tensor maximum, Tensor inverse)");
+  pure(
+      "softmax_dropout_backward(Tensor grad_output, Tensor input, Tensor? attn_mask, Tensor maximum, Tensor inverse, "
+      "Tensor state, float p, float softmax_scale, bool[2] wanted, *, " FD_ROWS
+      ") -> (Tensor grad_input, Tensor grad_scores)");
 
   // States. `device_of` says where: its values are not read.
   define_drawing(m, "draw(Tensor device_of, *, Generator? generator=None) -> Tensor");

@@ -19,8 +19,8 @@ std::string description(const at::Tensor& x) {
 std::string stem(const std::string& name) {
   std::string stem = name.substr(name.rfind(':') + 1);
   if (stem.back() == '_') stem.pop_back();
-  const size_t apply = stem.rfind("_apply");
-  return apply == std::string::npos ? stem : stem.substr(0, apply);
+  for (const char* form : {"_apply", "_backward"}) stem = stem.substr(0, stem.rfind(form));
+  return stem;
 }
 
 void refuse(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {

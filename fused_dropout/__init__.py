@@ -55,6 +55,8 @@ from .prediction import monte_carlo, predict
 from .recurrent import Zoneout
 from .reference import RNG_VERSION
 from .rng import draw, keep_mask, normal_noise
+from .row_modules import DropoutAddLayerNorm, DropoutAddRMSNorm, SoftmaxDropout
+from .rowwise import dropout_add_layer_norm, dropout_add_rms_norm, softmax_dropout
 from .weight_drop import WeightDrop
 
 __version__ = "0.1.0"
@@ -69,10 +71,13 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "DropoutAdd",
+    "DropoutAddLayerNorm",
+    "DropoutAddRMSNorm",
     "DropoutLinear",
     "FeatureAlphaDropout",
     "GaussianDropout",
     "LockedDropout",
+    "SoftmaxDropout",
     "WeightDrop",
     "Zoneout",
     "alpha_dropout",
@@ -93,6 +98,8 @@ __all__ = [
     "dropout2d",
     "dropout3d",
     "dropout_add",
+    "dropout_add_layer_norm",
+    "dropout_add_rms_norm",
     "dropout_linear",
     "feature_alpha_dropout",
     "gaussian_dropout",
@@ -106,6 +113,7 @@ __all__ = [
     "relu_dropout",
     "revert",
     "silu_dropout",
+    "softmax_dropout",
     "squared_relu_dropout",
     "swiglu_dropout",
     "zoneout",

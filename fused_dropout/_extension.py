@@ -26,11 +26,18 @@ INPUTS = {
 }
 OF_STATES = ("draw", "make_state", "keep_mask", "normal_noise")  # the operations that no tensor goes through
 BACKWARD = [f"{name}_backward" for name in reference.CHAINS if hasattr(reference, f"{name}_backward")]
+# Operations on rows, of several results.
+ROWS = [
+    f"{name}{form}"
+    for name in ("dropout_add_layer_norm", "dropout_add_rms_norm", "softmax_dropout")
+    for form in ("_apply", "_backward")
+]
 NAMES = [
     *(f"{name}{form}" for name in IN_PLACE for form in ("", "_", "_apply", "_apply_")),
     *(f"{name}{form}" for name in INPUTS for form in ("", "_apply")),
     "dropped_apply",
     *BACKWARD,
+    *ROWS,
     *OF_STATES,
 ]
 

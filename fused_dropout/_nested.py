@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._extension import NAMES, OF_STATES, extension, inputs_of, stem
+from ._extension import NAMES, OF_STATES, ROWS, extension, inputs_of, stem
 
 try:
     from torch.nested._internal.nested_tensor import NestedTensor
@@ -41,6 +41,11 @@ def on_values(cls: Any, op: Any, types: Any, args: Sequence[Any], kwargs: dict[s
     return result if name.endswith("_") else nested_like(first, result)
 
 
+def refused(cls: Any, op: Any, types: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    name = stem(op.name().removeprefix("fused_dropout::"))
+    raise RuntimeError(f"{name}: expected dense tensors, but got a nested one; call it with values()")
+
+
 def nested_like(x: Any, values: Tensor) -> Tensor:
     return NestedTensor(
         values,
@@ -53,7 +58,9 @@ def nested_like(x: Any, values: Tensor) -> Tensor:
 
 def register() -> None:
     for name in set(NAMES).difference(OF_STATES):
-        torch.library.register_torch_dispatch(f"fused_dropout::{name}", NestedTensor, on_values)
+        torch.library.register_torch_dispatch(
+            f"fused_dropout::{name}", NestedTensor, refused if name in ROWS else on_values
+        )
 
 
 if extension is not None and NestedTensor is not None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._extension import NAMES, OF_STATES, extension, inputs_of, is_pure
+from ._extension import NAMES, OF_STATES, ROWS, extension, inputs_of, is_pure
 from .reference import check, row_major
 
 try:
@@ -139,6 +139,23 @@ def pure(name: str) -> Callable[..., Any]:
     return rule
 
 
+def by_sample(name: str) -> Callable[..., Any]:
+    """The rule of an operation on rows: each sample is a call of its own, and has sums of columns of its own."""
+    op = getattr(torch.ops.fused_dropout, name).default
+
+    def rule(*args: Any, p_tensor: "Tensor | None" = None, **options: Any) -> Any:
+        level = Level()
+        with level.below():
+            given = [level.unwrapped(x) if isinstance(x, Tensor) else Unwrapped(x, False) for x in args]
+            p = level.unwrapped(p_tensor)
+            outputs = [op(*(x.sample(i) for x in given), p_tensor=p.sample(i), **options) for i in range(level.size)]
+            return tuple(
+                None if each[0] is None else level.batched(torch.stack(each)) for each in zip(*outputs, strict=True)
+            )
+
+    return rule
+
+
 def random(name: str) -> Callable[..., Any]:
     """The rule of an operation that draws: a state, then the operation that is given it."""
     stem = name.removesuffix("_")
@@ -198,7 +215,9 @@ def check_captured(name: str, x: Tensor) -> None:
 def register() -> torch.library.Library:
     library = torch.library.Library("fused_dropout", "IMPL")
     for name in NAMES:
-        if is_pure(name):
+        if name in ROWS:
+            library.impl(name, by_sample(name), "FuncTorchBatched")
+        elif is_pure(name):
             library.impl(name, pure(name), "FuncTorchBatched")
         elif name not in OF_STATES:
             library.impl(name, random(name), "FuncTorchVmapMode")

@@ -411,6 +411,174 @@ def dropped_apply(
     return torch.where(keep, 0.0, input)
 
 
+# The operations on rows. The forward ones are differentiable as they are; the backward ones say what autograd finds.
+
+
+def dropout_add_layer_norm_apply(
+    input: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    state: Tensor,
+    p: float,
+    eps: float,
+    *,
+    p_tensor: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Layer norm of the rounded sum, its statistics in the type computed in; the sum; mean and 1 / deviation."""
+    check_rows("dropout_add_layer_norm", [input, residual], p, p_tensor, state, weight=weight, bias=bias)
+    sum = dropout_add_apply(input, residual, state, p, p_tensor=p_tensor, **options)
+    mean, rstd, normal = _normal(sum, True, eps)
+    return _affine(normal, weight, bias).to(input.dtype), sum, mean.squeeze(-1), rstd.squeeze(-1)
+
+
+def dropout_add_rms_norm_apply(
+    input: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    state: Tensor,
+    p: float,
+    eps: float,
+    *,
+    p_tensor: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    check_rows("dropout_add_rms_norm", [input, residual], p, p_tensor, state, weight=weight)
+    sum = dropout_add_apply(input, residual, state, p, p_tensor=p_tensor, **options)
+    _, rstd, normal = _normal(sum, False, eps)
+    return _affine(normal, weight, None).to(input.dtype), sum, rstd.squeeze(-1)
+
+
+def _normal(x: Tensor, centred: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    wide = x.to(compute(x.dtype))
+    mean = wide.mean(-1, keepdim=True) if centred else wide.new_zeros(())
+    deviation = wide - mean
+    rstd = torch.rsqrt(deviation.square().mean(-1, keepdim=True) + eps)
+    return mean, rstd, deviation * rstd
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight.to(x.dtype)
+    return x if bias is None else x + bias.to(x.dtype)
+
+
+def dropout_add_layer_norm_backward(
+    grad_normed: Tensor,
+    grad_sum: Tensor | None,
+    sum: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    state: Tensor,
+    p: float,
+    eps: float,
+    wanted: Sequence[bool],
+    **options: Any,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of input, residual, weight and bias; None of what is not wanted."""
+    return _norm_backward(grad_normed, grad_sum, sum, weight, mean[..., None], rstd, state, p, wanted, options)
+
+
+def dropout_add_rms_norm_backward(
+    grad_normed: Tensor,
+    grad_sum: Tensor | None,
+    sum: Tensor,
+    weight: Tensor | None,
+    rstd: Tensor,
+    state: Tensor,
+    p: float,
+    eps: float,
+    wanted: Sequence[bool],
+    **options: Any,
+) -> tuple[Tensor | None, ...]:
+    return _norm_backward(grad_normed, grad_sum, sum, weight, None, rstd, state, p, wanted, options)
+
+
+def _norm_backward(
+    grad: Tensor,
+    grad_sum: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    mean: Tensor | None,
+    rstd: Tensor,
+    state: Tensor,
+    p: float,
+    wanted: Sequence[bool],
+    options: dict[str, Any],
+) -> tuple[Tensor | None, ...]:
+    wide = compute(x.dtype)
+    normal = (x.to(wide) - (0 if mean is None else mean)) * rstd[..., None]
+    g = grad.to(wide)
+    u = _affine(g, weight, None)
+    centre = 0 if mean is None else u.mean(-1, keepdim=True)
+    r = rstd[..., None] * (u - centre - normal * (u * normal).mean(-1, keepdim=True))
+    r = r if grad_sum is None else r + grad_sum.to(wide)
+    rows = tuple(range(x.dim() - 1))
+    grads = (
+        lambda: dropout_apply(r, state, p, **options).to(x.dtype),
+        lambda: r.to(x.dtype),
+        lambda: (g * normal).sum(rows).to(x.dtype) if rows else (g * normal).to(x.dtype),
+        lambda: g.sum(rows).to(x.dtype) if rows else g.to(x.dtype),
+    )
+    return tuple(grad() if want else None for grad, want in zip(grads, wanted, strict=False))
+
+
+def softmax_dropout_apply(
+    input: Tensor,
+    attn_mask: Tensor | None,
+    state: Tensor,
+    p: float,
+    softmax_scale: float,
+    *,
+    p_tensor: Tensor | None = None,
+    gain: int = GAIN_UPSCALE,
+    **mapping: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output; of each row the maximum and 1 / the sum of e^(z - maximum), or 0 and 0 where nothing takes part."""
+    check_rows("softmax_dropout", [input], p, p_tensor, state, attn_mask=attn_mask)
+    keep = keep_mask(state, input.shape, p, p_tensor=p_tensor, **mapping)
+    s, maximum, inverse = _softmax(input, attn_mask, softmax_scale)
+    y = _scaled(s, keep, gain_of(p if p_tensor is None else p_tensor, gain))
+    return y.to(input.dtype), maximum.detach().squeeze(-1), inverse.detach().squeeze(-1)
+
+
+def _softmax(x: Tensor, attn_mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    z = x.to(compute(x.dtype)) * scale
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        z = z.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        z = z + attn_mask.to(z.dtype)
+    if z.shape[-1] == 0:
+        return z, z.new_zeros((*z.shape[:-1], 1)), z.new_zeros((*z.shape[:-1], 1))
+    maximum = z.detach().amax(-1, keepdim=True)
+    maximum = torch.where(maximum == -math.inf, 0.0, maximum)
+    e = torch.exp(z - maximum)
+    sum = e.sum(-1, keepdim=True)
+    inverse = torch.where(sum == 0, 0.0, 1 / torch.where(sum == 0, 1.0, sum))
+    return e * inverse, maximum, inverse
+
+
+def softmax_dropout_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    attn_mask: Tensor | None,
+    maximum: Tensor,
+    inverse: Tensor,
+    state: Tensor,
+    p: float,
+    softmax_scale: float,
+    wanted: Sequence[bool],
+    **options: Any,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of the input and of z = input * softmax_scale + attn_mask."""
+    s = _softmax(input, attn_mask, softmax_scale)[0]
+    g = dropout_apply(grad_output.to(s.dtype), state, p, **options)
+    scores = s * (g - (g * s).sum(-1, keepdim=True))
+    grad_input = (scores * softmax_scale).to(input.dtype) if wanted[0] else None
+    return grad_input, scores.to(input.dtype) if wanted[1] else None
+
+
 def _drawing(name, apply, inputs=1):  # type: ignore[no-untyped-def]
     """The operation that draws a state, from the one that is given it."""
 
@@ -545,6 +713,56 @@ def check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None
         raise RuntimeError(f"{name}: p is not differentiable; pass p.detach()")
     if state is not None:
         _check_state(state, x.device)
+
+
+def check_rows(
+    name: str,
+    inputs: Sequence[Tensor],
+    p: float,
+    p_tensor: Tensor | None,
+    state: Tensor | None = None,
+    *,
+    attn_mask: Tensor | None = None,
+    **columns: Tensor | None,
+) -> None:
+    """What csrc/rowwise_border.cpp refuses."""
+    x = inputs[0]
+    if x.dtype not in FLOATS:
+        raise RuntimeError(
+            f"{name}: expected a tensor of dtype float16, bfloat16, float32 or float64, but got {x.dtype}"
+        )
+    for dense in (*inputs, *columns.values(), attn_mask):
+        if dense is not None and dense.layout != torch.strided:
+            raise RuntimeError(f"{name}: expected dense tensors, but got one of layout {dense.layout}; call to_dense()")
+    if x.dim() == 0:
+        raise ValueError(f"{name}: expected an input of at least 1 dimension, the last one a row, but got 0")
+    if x.dim() > 64:
+        raise ValueError(f"{name}: expected at most 64 dimensions, but got {x.dim()}")
+    for what, column in columns.items():
+        if column is not None and column.shape != x.shape[-1:]:
+            raise ValueError(
+                f"{name}: expected a {what} of shape {list(x.shape[-1:])}, as the input's last dimension, but got one "
+                f"of shape {list(column.shape)}"
+            )
+    if attn_mask is not None and not broadcasts(attn_mask, x):
+        raise ValueError(
+            f"{name}: expected an attn_mask that broadcasts to the input's shape {list(x.shape)}, "
+            f"but got one of shape {list(attn_mask.shape)}"
+        )
+    beside = {**columns, "attn_mask": attn_mask}
+    for what, other in beside.items():
+        if other is None:
+            continue
+        if other.dtype != x.dtype and not (what == "attn_mask" and other.dtype == torch.bool):
+            either = "of bools or " if what == "attn_mask" else ""
+            raise RuntimeError(
+                f"{name}: expected {what} {either}of the input's dtype {x.dtype}, but got one of {other.dtype}"
+            )
+        if other.device != x.device:
+            raise RuntimeError(
+                f"{name}: expected {what} on the input's device {x.device}, but got one on {other.device}"
+            )
+    check(name, inputs, p, p_tensor, state)
 
 
 def broadcasts(bias: Tensor, x: Tensor) -> bool:

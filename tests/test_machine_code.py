@@ -15,7 +15,8 @@ from conftest import build_info
 # Registers a thread. 65,536 a multiprocessor: 48 let 5 blocks of 256 threads run at once, 64 four, 80 three,
 # 128 two.
 BUDGET = {"linear": 48, "linear float64": 80, "linear float64, many": 128, "strided": 64, "strided, three": 80,
-          "strided, many": 128, "write_state": 32, "seeds": 64, "blocks": 64}  # fmt: skip
+          "strided, many": 128, "write_state": 32, "seeds": 64, "blocks": 64, "rows": 168, "rows float64": 255,
+          "sum_of_parts": 32}  # fmt: skip
 # Tensors that a pipeline reads and writes; two in the others.
 OPERANDS = {
     **dict.fromkeys(("DropoutAdd", "Zoneout", "BiasDropout", "BiasActivationDropout", "BiasReluDropout"), 3),
@@ -53,7 +54,7 @@ def kind(kernel: str) -> str:
         return "linear float64, many" if operands > 3 else "linear float64"
     if name == "strided":
         return "strided, many" if operands > 3 else "strided, three" if wide or operands == 3 else name
-    return name
+    return "rows float64" if name == "rows" and wide else name
 
 
 def demangled(text: str) -> str:
@@ -82,8 +83,9 @@ def test_every_architecture_has_every_kernel(kernels):
     assert sorted(kernels) == sorted(ARCHITECTURES)
     counts = {arch: len(found) for arch, found in kernels.items()}
     # 21 pipelines of 4 dtypes and the mask, each linear (aligned or not) and strided; 14 of 4 dtypes that are strided
-    # alone (normal noise, stored bits, a bias); the state's and the blocks' two
-    assert set(counts.values()) == {LINEAR * 3 + 14 * 4 + 3}, counts
+    # alone (normal noise, stored bits, a bias); the state's and the blocks' two; 6 operations on rows of 4 dtypes, for
+    # rows of three kinds, and the sum of their parts
+    assert set(counts.values()) == {LINEAR * 3 + 14 * 4 + 3 + 6 * 4 * 3 + 4}, counts
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

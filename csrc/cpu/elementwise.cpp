@@ -4,17 +4,13 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
-
 #include <algorithm>
 #include <atomic>
 #include <mutex>
 
 #include "../elementwise_ops.h"
 #include "instruction_set.h"
+#include "new_output.h"
 
 namespace fused_dropout {
 namespace {
@@ -22,33 +18,8 @@ namespace {
 // A thread is woken for this many elements: about 15 us of work, as PyTorch's own elementwise loops have it.
 constexpr int64_t kElementsPerThread = 32768;
 
-// From this size on glibc's malloc takes memory from the kernel for each call and gives it back after (its dynamic mmap
-// threshold ends here); smaller blocks it hands out again with their pages in place.
-constexpr int64_t kFromKernel = int64_t{32} << 20;
-constexpr int64_t kPopulated = int64_t{1} << 20;  // bytes in one request, so that threads share them
-
 struct CpuBackend {
-  // The pages of a large new output are asked for in requests of a MiB. One at a time, by a fault inside the loop, they
-  // cost more than the loop: a fault throws away the work in flight behind it. (64 MiB of float32 on Zen 4, one thread:
-  // 44 ms by faults, 31 ms so.) A kernel before 5.14 refuses, which is no error.
-  static Tensor new_output(const Tensor& like) {
-    Tensor output = at::empty_like(like);
-#if defined(MADV_POPULATE_WRITE)
-    const int64_t bytes = static_cast<int64_t>(output.nbytes());
-    if (bytes >= kFromKernel) {
-      char* const data = static_cast<char*>(output.mutable_data_ptr());
-      const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-      at::parallel_for(0, (bytes + kPopulated - 1) / kPopulated, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const uintptr_t first = reinterpret_cast<uintptr_t>(data + i * kPopulated) & ~(page - 1);
-          const uintptr_t last = reinterpret_cast<uintptr_t>(data + std::min(bytes, (i + 1) * kPopulated));
-          madvise(reinterpret_cast<void*>(first), last - first, MADV_POPULATE_WRITE);
-        }
-      });
-    }
-#endif
-    return output;
-  }
+  static Tensor new_output(const Tensor& like) { return new_cpu_output(like); }
 
   // Two 64-bit draws in one hold of the lock, the second with its low two bits cleared.
   static StateSource draw(const OptionalGenerator& generator, int64_t* state) {

@@ -3,6 +3,7 @@
 
 #include "../core/block.h"
 #include "../core/elementwise.h"
+#include "../core/rowwise.h"
 
 namespace fused_dropout {
 
@@ -11,6 +12,8 @@ struct Kernels {
   void (*elementwise)(PipelineId, DType, const ElementwiseArgs&, int64_t begin, int64_t end);
   // Makes the planes [begin, end) of a mask and returns how many elements they keep.
   int64_t (*block_masks)(const BlockArgs&, int64_t begin, int64_t end);
+  // Works on the parts [begin, end) of the rows.
+  void (*rows)(RowOperation, DType, const RowArgs&, int64_t begin, int64_t end);
 };
 
 // Constants, so that nothing compiled for a machine runs before it is known to be that machine.

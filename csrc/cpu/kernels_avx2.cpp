@@ -20,11 +20,12 @@
 #include "block_loops.h"
 #include "elementwise_loops.h"
 #include "kernels.h"
+#include "row_loops.h"
 #include "simd_avx2.h"
 
 namespace fused_dropout {
 
-const Kernels kernels_avx2{run_elementwise<Avx2>, block_masks<Avx2>};
+const Kernels kernels_avx2{run_elementwise<Avx2>, block_masks<Avx2>, run_rows<Avx2>};
 
 }  // namespace fused_dropout
 

@@ -24,11 +24,12 @@
 #include "block_loops.h"
 #include "elementwise_loops.h"
 #include "kernels.h"
+#include "row_loops.h"
 #include "simd_avx512.h"
 
 namespace fused_dropout {
 
-const Kernels kernels_avx512{run_elementwise<Avx512>, block_masks<Avx512>};
+const Kernels kernels_avx512{run_elementwise<Avx512>, block_masks<Avx512>, run_rows<Avx512>};
 
 }  // namespace fused_dropout
 

@@ -25,6 +25,7 @@
 #include "block_loops.h"
 #include "elementwise_loops.h"
 #include "kernels.h"
+#include "row_loops.h"
 #include "simd_avx512_bf16.h"
 
 namespace fused_dropout {
@@ -51,9 +52,29 @@ void elementwise(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, 
   visit_elementwise(pipeline, dtype, Run{pipeline, dtype, args, begin, end});
 }
 
+struct RunBFloat16Rows {
+  RowOperation operation;
+  DType dtype;
+  const RowArgs& args;
+  int64_t begin, end;
+
+  template <class Op, class T>
+  void operator()() const {
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      RowLoops<Avx512Bf16, Op, T>(args).run(begin, end);
+    } else {
+      kernels_avx512.rows(operation, dtype, args, begin, end);
+    }
+  }
+};
+
+void rows(RowOperation operation, DType dtype, const RowArgs& args, int64_t begin, int64_t end) {
+  visit_row_operation(operation, dtype, RunBFloat16Rows{operation, dtype, args, begin, end});
+}
+
 }  // namespace
 
-const Kernels kernels_avx512_bf16{elementwise, block_masks<Avx512Bf16>};
+const Kernels kernels_avx512_bf16{elementwise, block_masks<Avx512Bf16>, rows};
 
 }  // namespace fused_dropout
 

@@ -1,7 +1,8 @@
 // Runs the CUDA kernels' own source on the host, so that a machine without a GPU can check every element they write.
 //
-// A block's threads are fibers of one OS thread. They run one after the other, and stop where the warp exchanges values
-// (__shfl_sync), which is where lanes have to meet. Nothing else of CUDA's memory model is needed by these kernels.
+// A block's threads are fibers of one OS thread. They run one after the other, and stop where they have to meet: where a
+// warp exchanges values (__shfl_sync) and where a block waits for all of its threads (__syncthreads). Nothing else of
+// CUDA's memory model is needed by these kernels. Blocks run one after the other, so that shared memory is static.
 #pragma once
 
 #include <ucontext.h>
@@ -19,6 +20,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define __shared__ static
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -52,36 +54,52 @@ struct Fiber {
   uint32_t offered = 0;
 };
 
-struct Warp {
+struct Block {
   ucontext_t scheduler;
-  Fiber fibers[kWarp];
-  unsigned current = 0;
+  std::vector<Fiber> fibers;
+  unsigned current = 0, waiting = 0;
+  uint64_t meetings = 0;  // of all threads
   void (*body)(const void*) = nullptr;
   const void* work = nullptr;
 };
-inline Warp warp;
+inline Block block;
 
 inline void enter() {
-  warp.body(warp.work);
-  warp.fibers[warp.current].done = true;
-  swapcontext(&warp.fibers[warp.current].context, &warp.scheduler);
+  block.body(block.work);
+  block.fibers[block.current].done = true;
+  swapcontext(&block.fibers[block.current].context, &block.scheduler);
 }
+
+inline void pause() { swapcontext(&block.fibers[block.current].context, &block.scheduler); }
 
 // All lanes offer their value, then all read: each round of the scheduler brings every fiber to its next meeting point.
 inline uint32_t shuffle(uint32_t value, unsigned from) {
-  Fiber& self = warp.fibers[warp.current];
-  self.offered = value;
-  swapcontext(&self.context, &warp.scheduler);
-  const uint32_t received = warp.fibers[from % kWarp].offered;
-  swapcontext(&self.context, &warp.scheduler);
+  const unsigned self = block.current;
+  block.fibers[self].offered = value;
+  pause();
+  const uint32_t received = block.fibers[self / kWarp * kWarp + from % kWarp].offered;
+  pause();
   return received;
 }
 
+inline void wait_for_all() {
+  const uint64_t meeting = block.meetings;
+  if (++block.waiting == block.fibers.size()) {
+    block.waiting = 0;
+    ++block.meetings;
+  }
+  do {
+    pause();
+  } while (block.meetings == meeting);
+}
+
 template <class Work>
-void run_warp(const Work& work, unsigned first_thread) {
-  warp.work = &work;
-  warp.body = [](const void* w) { (*static_cast<const Work*>(w))(); };
-  for (Fiber& fiber : warp.fibers) {
+void run_block(const Work& work, unsigned threads) {
+  block.work = &work;
+  block.body = [](const void* w) { (*static_cast<const Work*>(w))(); };
+  block.fibers.resize(threads);
+  block.waiting = 0;
+  for (Fiber& fiber : block.fibers) {
     fiber.done = false;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
@@ -90,12 +108,12 @@ void run_warp(const Work& work, unsigned first_thread) {
   }
   for (bool any = true; any;) {
     any = false;
-    for (unsigned lane = 0; lane < kWarp; ++lane) {
-      if (warp.fibers[lane].done) continue;
+    for (unsigned thread = 0; thread < threads; ++thread) {
+      if (block.fibers[thread].done) continue;
       any = true;
-      warp.current = lane;
-      threadIdx = dim3(first_thread + lane);
-      swapcontext(&warp.scheduler, &warp.fibers[lane].context);
+      block.current = thread;
+      threadIdx = dim3(thread);
+      swapcontext(&block.scheduler, &block.fibers[thread].context);
     }
   }
 }
@@ -105,6 +123,8 @@ void run_warp(const Work& work, unsigned first_thread) {
 inline uint32_t __shfl_sync(unsigned, uint32_t value, int from) {
   return cuda_on_host::shuffle(value, static_cast<unsigned>(from));
 }
+
+inline void __syncthreads() { cuda_on_host::wait_for_all(); }
 
 inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 inline void atomicAdd(unsigned long long* p, unsigned long long by) { *p += by; }
@@ -119,7 +139,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const auto work = [&] { kernel(args); };
   for (uint64_t b = cuda_on_host::first_block; b < config->gridDim.x && b <= cuda_on_host::last_block; ++b) {
     blockIdx = dim3(static_cast<unsigned>(b));
-    for (unsigned t = 0; t < config->blockDim.x; t += cuda_on_host::kWarp) cuda_on_host::run_warp(work, t);
+    cuda_on_host::run_block(work, config->blockDim.x);
   }
   return cudaSuccess;
 }

@@ -1,0 +1,459 @@
+// Derivatives of the row operations: a graph node that holds what a row left behind, never the mask.
+//
+// The backward direction is an operation of its own, a fused kernel. Where it has to be differentiated itself, and in
+// forward mode, the same function is a chain of PyTorch's operations and of dropout_apply, which is its own derivative.
+// csrc/autograd.cpp says why nodes are built by hand.
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/library.h>
+
+#include <utility>
+#include <vector>
+
+#include "autograd_node.h"
+#include "rowwise_border.h"
+
+namespace fused_dropout {
+namespace {
+
+using Sizes = std::optional<std::vector<c10::SymInt>>;
+
+enum class Kind : int64_t { kLayerNorm, kRmsNorm, kSoftmax };
+
+// The arguments that every row operation ends with, owned.
+struct OwnedRowMap {
+  double p, constant;
+  OptionalTensor p_tensor;
+  int64_t gain;
+  Sizes mask_strides;
+  c10::SymInt mask_base;
+
+  OwnedRowMap() = default;
+  explicit OwnedRowMap(const RowMap& map)
+      : p(map.p),
+        constant(map.constant),
+        p_tensor(map.p_tensor),
+        gain(map.gain),
+        mask_strides(map.mask_strides ? Sizes(map.mask_strides->vec()) : std::nullopt),
+        mask_base(map.mask_base) {}
+  MaskStrides strides() const { return mask_strides ? MaskStrides(*mask_strides) : MaskStrides(); }
+
+  Tensor dropped(const Tensor& x, const Tensor& state) const {
+    static const auto op = find<Signatures<1>::Apply>("dropout_apply");
+    return drops_none(p, p_tensor) ? x : op.call(x, state, p, p_tensor, gain, strides(), mask_base, std::nullopt);
+  }
+};
+
+at::ScalarType wide(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+bool traced(at::ArrayRef<Tensor> tensors) {
+  bool grad = false, tangent = false;
+  for (const Tensor& x : tensors) {
+    grad = grad || (x.defined() && x.requires_grad());
+    tangent = tangent || (x.defined() && x._fw_grad(0).defined());
+  }
+  return (grad && c10::GradMode::is_enabled()) || tangent;
+}
+bool has_tangent(at::ArrayRef<Tensor> tensors) {
+  for (const Tensor& x : tensors) {
+    if (x.defined() && x._fw_grad(0).defined()) return true;
+  }
+  return false;
+}
+
+void check_p(const char* name, const OptionalTensor& p_tensor) {
+  if (!p_tensor) return;
+  TORCH_CHECK(!(p_tensor->requires_grad() && c10::GradMode::is_enabled()) && !p_tensor->_fw_grad(0).defined(), name,
+              ": p is not differentiable; pass p.detach()");
+}
+
+// The chains. Statistics are made again, so that they are differentiated too.
+
+struct Rows {
+  Tensor mean, rstd, normal;
+  Rows(const Tensor& sum, bool centred, double eps) {
+    const Tensor x = sum.to(wide(sum));
+    if (centred) mean = x.mean({-1}, true);
+    const Tensor deviation = centred ? x - mean : x;
+    rstd = at::rsqrt(at::mean(deviation * deviation, {-1}, true) + eps);
+    normal = deviation * rstd;
+  }
+};
+
+Tensor normed_chain(const Rows& rows, const Tensor& sum, const OptionalTensor& weight, const OptionalTensor& bias) {
+  Tensor y = rows.normal;
+  if (weight) y = y * weight->to(y.scalar_type());
+  if (bias) y = y + bias->to(y.scalar_type());
+  return y.to(sum.scalar_type());
+}
+
+Tensor sum_of_rows(const Tensor& x, at::ScalarType dtype) {
+  return x.reshape_symint({-1, x.sym_size(-1)}).sum(0).to(dtype);
+}
+
+variable_list norm_backward_chain(bool centred, const Tensor& grad_normed, const OptionalTensor& grad_sum,
+                                  const Tensor& sum, const OptionalTensor& weight, const Tensor& state,
+                                  const OwnedRowMap& map, at::ArrayRef<bool> wanted) {
+  const Rows rows(sum, centred, map.constant);
+  const Tensor g = grad_normed.to(wide(sum)), u = weight ? g * weight->to(wide(sum)) : g;
+  Tensor r = u - rows.normal * (u * rows.normal).mean({-1}, true);
+  if (centred) r = r - u.mean({-1}, true);
+  r = rows.rstd * r;
+  if (grad_sum) r = r + *grad_sum;
+  r = r.to(sum.scalar_type());
+  variable_list grads(4);
+  if (wanted[0]) grads[0] = drops_none(map.p, map.p_tensor) ? r.clone() : map.dropped(r, state);
+  if (wanted[1]) grads[1] = r;
+  if (wanted[2]) grads[2] = sum_of_rows(g * rows.normal, sum.scalar_type());
+  if (wanted.size() > 3 && wanted[3]) grads[3] = sum_of_rows(g, sum.scalar_type());
+  return grads;
+}
+
+// A row in which nothing takes part gives zeros, and zero derivatives.
+Tensor softmax_chain(const Tensor& input, const OptionalTensor& attn_mask, double scale) {
+  Tensor z = input.to(wide(input)) * scale;
+  if (attn_mask && attn_mask->scalar_type() == at::kBool) {
+    z = z.masked_fill(attn_mask->logical_not(), -std::numeric_limits<double>::infinity());
+  } else if (attn_mask) {
+    z = z + attn_mask->to(z.scalar_type());
+  }
+  if (z.sym_size(-1) == 0) return z;
+  const Tensor maximum = z.detach().amax({-1}, true);
+  const Tensor e = (z - maximum.masked_fill(maximum == -std::numeric_limits<double>::infinity(), 0)).exp();
+  const Tensor sum = e.sum({-1}, true);
+  return e / sum.masked_fill(sum == 0, 1);
+}
+
+variable_list softmax_backward_chain(const Tensor& grad_output, const Tensor& input, const OptionalTensor& attn_mask,
+                                     const Tensor& state, const OwnedRowMap& map) {
+  const Tensor s = softmax_chain(input, attn_mask, map.constant), g = map.dropped(grad_output, state).to(wide(input));
+  const Tensor scores = s * (g - (g * s).sum({-1}, true));
+  return {(scores * map.constant).to(input.scalar_type()), scores.to(input.scalar_type())};
+}
+
+// What the node keeps: an output of the forward direction, or its input; the weight, or the attn_mask; the statistics.
+struct Saved {
+  Tensor x;
+  OptionalTensor other;
+  Tensor statistic[2];
+  Tensor state;
+};
+
+variable_list norm_gradients(Kind kind, const variable_list& grads, const Saved& saved, const OwnedRowMap& map,
+                             const std::vector<bool>& wanted) {
+  static const auto layer = find<RowSignatures::LayerNormBackward>("dropout_add_layer_norm_backward");
+  static const auto rms = find<RowSignatures::RmsNormBackward>("dropout_add_rms_norm_backward");
+  const bool none = drops_none(map.p, map.p_tensor);
+  const OptionalTensor grad_sum = grads[1].defined() ? OptionalTensor(grads[1]) : std::nullopt;
+  variable_list out(wanted.size());
+  if (!grads[0].defined()) {
+    if (wanted[0] && grad_sum) out[0] = map.dropped(*grad_sum, saved.state);
+    if (wanted[1] && grad_sum) out[1] = *grad_sum;
+    return out;
+  }
+  const bool residual = wanted[1] || (none && wanted[0]), input = wanted[0] && !none;
+  if (kind == Kind::kLayerNorm) {
+    std::tie(out[0], out[1], out[2], out[3]) = layer.call(
+        grads[0], grad_sum, saved.x, saved.other, saved.statistic[0], saved.statistic[1], saved.state, map.p,
+        map.constant, {input, residual, wanted[2], wanted[3]}, map.p_tensor, map.gain, map.strides(), map.mask_base);
+  } else {
+    std::tie(out[0], out[1], out[2]) =
+        rms.call(grads[0], grad_sum, saved.x, saved.other, saved.statistic[1], saved.state, map.p, map.constant,
+                 {input, residual, wanted[2]}, map.p_tensor, map.gain, map.strides(), map.mask_base);
+  }
+  if (none && wanted[0]) out[0] = out[1];
+  return out;
+}
+
+variable_list softmax_gradients(const variable_list& grads, const Saved& saved, const OwnedRowMap& map,
+                                const std::vector<bool>& wanted) {
+  static const auto op = find<RowSignatures::SoftmaxBackward>("softmax_dropout_backward");
+  variable_list out(wanted.size());
+  if (!grads[0].defined()) return out;
+  std::tie(out[0], out[1]) =
+      op.call(grads[0], saved.x, saved.other, saved.statistic[0], saved.statistic[1], saved.state, map.p, map.constant,
+              {wanted[0], wanted[1]}, map.p_tensor, map.gain, map.strides(), map.mask_base);
+  if (out[1].defined()) out[1] = at::sum_to(out[1], saved.other->sym_sizes());
+  return out;
+}
+
+variable_list gradients(Kind kind, const variable_list& grads, const Saved& saved, const OwnedRowMap& map,
+                        const std::vector<bool>& wanted) {
+  return kind == Kind::kSoftmax ? softmax_gradients(grads, saved, map, wanted)
+                                : norm_gradients(kind, grads, saved, map, wanted);
+}
+
+struct FusedRowsBackward final : torch::autograd::Node {
+  void save(Kind kind, const Saved& saved, OwnedRowMap map) {
+    kind_ = kind;
+    tensors_[0] = SavedVariable(saved.x, kind != Kind::kSoftmax);
+    tensors_[1] = SavedVariable(saved.other, false);
+    for (int k = 0; k < 2; ++k) tensors_[2 + k] = SavedVariable(saved.statistic[k], false);
+    tensors_[4] = SavedVariable(saved.state, false);
+    tensors_[5] = SavedVariable(std::exchange(map.p_tensor, std::nullopt), false);
+    map_ = std::move(map);
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Tensor tensor[kTensors];
+    for (size_t k = 0; k < kTensors; ++k) tensor[k] = tensors_[k].unpack(self());
+    OwnedRowMap map = map_;
+    const Saved saved = assemble(tensor, map);
+    return gradients(kind_, grads, saved, map, wanted());
+  }
+
+  void compiled_args(CompiledNodeArgs& args) const override {
+    args.collect(static_cast<int64_t>(kind_));
+    for (size_t k = 0; k < kTensors; ++k) args.collect(tensors_[k], k == 0 && kind_ != Kind::kSoftmax);
+    each_number(map_, [&](const auto& x) { args.collect(x); });
+  }
+
+  variable_list apply_with_saved(const variable_list& grads, SwapSavedVariables& saved) override {
+    for (SavedVariable& x : tensors_) saved.before(x);
+    each_number(map_, [&](auto& x) { saved.before(x); });
+    torch::dynamo::autograd::PackedArgs packed;
+    packed.pack(static_cast<int64_t>(kind_));
+    packed.pack(wanted());
+    for (const SavedVariable& x : tensors_) {
+      const Tensor tensor = x.unpack(self());
+      packed.pack(tensor.defined() ? OptionalTensor(tensor) : std::nullopt);
+    }
+    each_number(map_, [&](const auto& x) { packed.pack(x); });
+    std::vector<at::TypePtr> types;
+    for (const at::IValue& value : packed.vec()) {
+      types.push_back(value.isTensor() ? at::TypePtr(at::TensorType::get()) : value.type());
+    }
+    const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
+    const std::string function = compiler->bind_function(saved.get_py_compiler(), name(), &apply_packed, types,
+                                                         /*is_custom_function=*/true, /*is_traceable=*/true);
+    variable_list grad_inputs = compiler->call_function(
+        saved.get_py_compiler(), "apply_functional", function, grads, packed.vec(),
+        torch::dynamo::autograd::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+            torch::dynamo::autograd::get_input_metadata(next_edges())));
+    for (SavedVariable& x : tensors_) saved.after(x);
+    each_number(map_, [&](auto& x) { saved.after(x); });
+    return grad_inputs;
+  }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& x : tensors_) x.reset_data();
+  }
+
+  std::string name() const override { return "FusedRowsBackward"; }
+
+ private:
+  static constexpr size_t kTensors = 6;
+  using Pointer = decltype(torch::autograd::Edge::function);
+
+  // What a saved output asks for, to belong to this node again.
+  template <class P = Pointer, class Node = torch::autograd::Node>
+  P self() {
+    if constexpr (std::is_same_v<P, std::shared_ptr<Node>>) {
+      return static_cast<Node*>(this)->shared_from_this();
+    } else {
+      return P::unsafe_reclaim_from_nonowning(this);
+    }
+  }
+
+  static Saved assemble(const Tensor (&tensor)[kTensors], OwnedRowMap& map) {
+    const auto optional = [](const Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; };
+    map.p_tensor = optional(tensor[5]);
+    return {tensor[0], optional(tensor[1]), {tensor[2], tensor[3]}, tensor[4]};
+  }
+
+  static variable_list apply_packed(const variable_list& grads, const std::vector<at::IValue>& values) {
+    torch::dynamo::autograd::PackedArgs packed(values);
+    const auto kind = static_cast<Kind>(packed.unpack<int64_t>());
+    const auto wanted = packed.unpack<std::vector<bool>>();
+    Tensor tensor[kTensors];
+    for (Tensor& x : tensor) x = packed.unpack<OptionalTensor>().value_or(Tensor());
+    OwnedRowMap map;
+    each_number(map, [&](auto& x) { x = packed.unpack<std::decay_t<decltype(x)>>(); });
+    const Saved saved = assemble(tensor, map);
+    return gradients(kind, grads, saved, map, wanted);
+  }
+
+  template <class AnyMap, class Visit>
+  static void each_number(AnyMap& map, const Visit& visit) {
+    visit(map.p);
+    visit(map.constant);
+    visit(map.gain);
+    visit(map.mask_strides);
+    visit(map.mask_base);
+  }
+
+  std::vector<bool> wanted() const {
+    std::vector<bool> wanted;
+    for (size_t k = 0; k < num_outputs(); ++k) wanted.push_back(task_should_compute_output(k));
+    return wanted;
+  }
+
+  Kind kind_ = Kind::kSoftmax;
+  SavedVariable tensors_[kTensors];
+  OwnedRowMap map_;
+};
+
+using RowsNode = decltype(make_node<FusedRowsBackward>());
+
+RowsNode node_for(at::ArrayRef<Tensor> inputs) {
+  bool any = false;
+  for (const Tensor& x : inputs) any = any || (x.defined() && x.requires_grad());
+  if (!any || !c10::GradMode::is_enabled()) return nullptr;
+  RowsNode node = make_node<FusedRowsBackward>();
+  for (const Tensor& x : inputs) {
+    node->add_next_edge(x.defined() ? torch::autograd::impl::gradient_edge(x) : torch::autograd::Edge());
+  }
+  return node;
+}
+
+Tensor or_none(const OptionalTensor& x) { return x.value_or(Tensor()); }
+
+std::tuple<Tensor, Rows> norm_chain(bool centred, const Tensor& input, const Tensor& residual, const Tensor& state,
+                                    const OwnedRowMap& map) {
+  static const auto op = find<Signatures<2>::Apply>("dropout_add_apply");
+  const Tensor sum = drops_none(map.p, map.p_tensor) ? residual + input
+                                                     : op.call(input, residual, state, map.p, map.p_tensor, map.gain,
+                                                               map.strides(), map.mask_base, std::nullopt);
+  return {sum, Rows(sum, centred, map.constant)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm(c10::DispatchKeySet keys, const Tensor& input,
+                                                      const Tensor& residual, const OptionalTensor& weight,
+                                                      const OptionalTensor& bias, const Tensor& state, double p,
+                                                      double eps, const OptionalTensor& p_tensor, int64_t gain,
+                                                      MaskStrides mask_strides, c10::SymInt mask_base) {
+  static const auto op = find<RowSignatures::LayerNorm>("dropout_add_layer_norm_apply");
+  check_p("dropout_add_layer_norm", p_tensor);
+  const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
+  const Tensor inputs[] = {input, residual, or_none(weight), or_none(bias)};
+  if (has_tangent(inputs)) {
+    const auto [sum, rows] = norm_chain(true, input, residual, state, map);
+    return {normed_chain(rows, sum, weight, bias), sum, rows.mean.detach().squeeze(-1), rows.rstd.detach().squeeze(-1)};
+  }
+  const RowsNode node = node_for(inputs);
+  auto y = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return op.redispatch(keys & c10::after_autograd_keyset, input, residual, weight, bias, state, p, eps, p_tensor,
+                         gain, mask_strides, mask_base);
+  }();
+  if (node) {
+    torch::autograd::set_history(variable_list{std::get<0>(y), std::get<1>(y)}, node);
+    node->save(Kind::kLayerNorm, {std::get<1>(y), weight, {std::get<2>(y), std::get<3>(y)}, state}, map);
+  }
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> rms_norm(c10::DispatchKeySet keys, const Tensor& input, const Tensor& residual,
+                                            const OptionalTensor& weight, const Tensor& state, double p, double eps,
+                                            const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                                            c10::SymInt mask_base) {
+  static const auto op = find<RowSignatures::RmsNorm>("dropout_add_rms_norm_apply");
+  check_p("dropout_add_rms_norm", p_tensor);
+  const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
+  const Tensor inputs[] = {input, residual, or_none(weight)};
+  if (has_tangent(inputs)) {
+    const auto [sum, rows] = norm_chain(false, input, residual, state, map);
+    return {normed_chain(rows, sum, weight, std::nullopt), sum, rows.rstd.detach().squeeze(-1)};
+  }
+  const RowsNode node = node_for(inputs);
+  auto y = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return op.redispatch(keys & c10::after_autograd_keyset, input, residual, weight, state, p, eps, p_tensor, gain,
+                         mask_strides, mask_base);
+  }();
+  if (node) {
+    torch::autograd::set_history(variable_list{std::get<0>(y), std::get<1>(y)}, node);
+    node->save(Kind::kRmsNorm, {std::get<1>(y), weight, {Tensor(), std::get<2>(y)}, state}, map);
+  }
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> softmax(c10::DispatchKeySet keys, const Tensor& input,
+                                           const OptionalTensor& attn_mask, const Tensor& state, double p,
+                                           double softmax_scale, const OptionalTensor& p_tensor, int64_t gain,
+                                           MaskStrides mask_strides, c10::SymInt mask_base) {
+  static const auto op = find<RowSignatures::Softmax>("softmax_dropout_apply");
+  check_p("softmax_dropout", p_tensor);
+  const OwnedRowMap map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
+  const Tensor inputs[] = {input, or_none(attn_mask)};
+  const bool tangent = has_tangent(inputs);
+  const RowsNode node = tangent ? nullptr : node_for(inputs);
+  auto y = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return op.redispatch(keys & c10::after_autograd_keyset, input, attn_mask, state, p, softmax_scale, p_tensor, gain,
+                         mask_strides, mask_base);
+  }();
+  if (tangent) {
+    std::get<0>(y) = map.dropped(softmax_chain(input, attn_mask, softmax_scale).to(input.scalar_type()), state);
+  } else if (node) {
+    torch::autograd::set_history(std::get<0>(y), node);
+    node->save(Kind::kSoftmax, {input, attn_mask, {std::get<1>(y), std::get<2>(y)}, state}, map);
+  }
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_backward(c10::DispatchKeySet keys, const Tensor& grad_normed,
+                                                               const OptionalTensor& grad_sum, const Tensor& sum,
+                                                               const OptionalTensor& weight, const Tensor& mean,
+                                                               const Tensor& rstd, const Tensor& state, double p,
+                                                               double eps, std::array<bool, 4> wanted,
+                                                               const OptionalTensor& p_tensor, int64_t gain,
+                                                               MaskStrides mask_strides, c10::SymInt mask_base) {
+  static const auto op = find<RowSignatures::LayerNormBackward>("dropout_add_layer_norm_backward");
+  if (traced({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
+    const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
+    const variable_list g = norm_backward_chain(true, grad_normed, grad_sum, sum, weight, state, map, wanted);
+    return {g[0], g[1], g[2], g[3]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.redispatch(keys & c10::after_autograd_keyset, grad_normed, grad_sum, sum, weight, mean, rstd, state, p, eps,
+                       wanted, p_tensor, gain, mask_strides, mask_base);
+}
+
+std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(c10::DispatchKeySet keys, const Tensor& grad_normed,
+                                                     const OptionalTensor& grad_sum, const Tensor& sum,
+                                                     const OptionalTensor& weight, const Tensor& rstd,
+                                                     const Tensor& state, double p, double eps,
+                                                     std::array<bool, 3> wanted, const OptionalTensor& p_tensor,
+                                                     int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
+  static const auto op = find<RowSignatures::RmsNormBackward>("dropout_add_rms_norm_backward");
+  if (traced({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
+    const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
+    const variable_list g = norm_backward_chain(false, grad_normed, grad_sum, sum, weight, state, map, wanted);
+    return {g[0], g[1], g[2]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.redispatch(keys & c10::after_autograd_keyset, grad_normed, grad_sum, sum, weight, rstd, state, p, eps,
+                       wanted, p_tensor, gain, mask_strides, mask_base);
+}
+
+std::tuple<Tensor, Tensor> softmax_backward(c10::DispatchKeySet keys, const Tensor& grad_output, const Tensor& input,
+                                            const OptionalTensor& attn_mask, const Tensor& maximum,
+                                            const Tensor& inverse, const Tensor& state, double p, double softmax_scale,
+                                            std::array<bool, 2> wanted, const OptionalTensor& p_tensor, int64_t gain,
+                                            MaskStrides mask_strides, c10::SymInt mask_base) {
+  static const auto op = find<RowSignatures::SoftmaxBackward>("softmax_dropout_backward");
+  if (traced({grad_output, input, or_none(attn_mask)})) {
+    const OwnedRowMap map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
+    const variable_list g = softmax_backward_chain(grad_output, input, attn_mask, state, map);
+    return {wanted[0] ? g[0] : Tensor(), wanted[1] ? g[1] : Tensor()};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.redispatch(keys & c10::after_autograd_keyset, grad_output, input, attn_mask, maximum, inverse, state, p,
+                       softmax_scale, wanted, p_tensor, gain, mask_strides, mask_base);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
+  m.impl("dropout_add_layer_norm_apply", &layer_norm);
+  m.impl("dropout_add_layer_norm_backward", &layer_norm_backward);
+  m.impl("dropout_add_rms_norm_apply", &rms_norm);
+  m.impl("dropout_add_rms_norm_backward", &rms_norm_backward);
+  m.impl("softmax_dropout_apply", &softmax);
+  m.impl("softmax_dropout_backward", &softmax_backward);
+}
+
+}  // namespace fused_dropout

@@ -1,0 +1,188 @@
+"""Dropout with its neighbours that look at whole rows: norms, and the softmax of attention."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._calls import check, check_like
+from ._extension import ops
+from .reference import check_rows
+from .rng import Rng, as_state, draw
+
+
+def dropout_add_layer_norm(
+    input: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    eps: float = 1e-5,
+    *,
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> tuple[Tensor, Tensor]:
+    r"""The end of a sublayer and the layer norm behind it in one pass, forward and backward; pre-norm and post-norm.
+
+    Ba et al., "Layer normalization", 2016. Saved for the backward pass are the sum, which is an output, two float32 a
+    row and 16 bytes. The gradients of weight and bias have the same bits in every run and for any number of threads.
+
+    Args:
+        input: tensor (*, F), of rows of F elements; float16, bfloat16, float32 or float64.
+        residual: tensor of the input's shape, dtype and device.
+        weight, bias: tensors (F,) of the input's dtype, or None.
+        eps: what is added to the variance.
+        p, training, generator, rng: see :func:`dropout`. In evaluation, and where p is the number 0, it is the same
+            kernel without a mask.
+
+    Returns:
+        ``(normed, sum)``, tensors of the input's shape and dtype: in post-norm blocks the first one goes on, in
+        pre-norm blocks the first one enters the next sublayer and the second one is its residual.
+
+    Raises:
+        ValueError: p outside [0, 1]; shapes that differ; a weight or bias that is not of shape (F,); a 0-d input.
+        RuntimeError: dtypes or devices that differ, and other dtypes.
+
+    Equivalent to, but for the rounding of the dropped input to the dtype::
+
+        sum = residual + fused_dropout.dropout(input, p, training, rng=rng)
+        output = torch.nn.functional.layer_norm(sum, sum.shape[-1:], weight, bias, eps), sum
+    """
+    name = "dropout_add_layer_norm"
+    checked_p = check(name, input, p, training, False, generator, rng)
+    _check(name, (input, residual), checked_p, eps=eps, weight=weight, bias=bias)
+    state, number, p_tensor = _state(name, input, checked_p, training, generator, rng)
+    options = {} if p_tensor is None else {"p_tensor": p_tensor}
+    normed, sum, *_ = ops.dropout_add_layer_norm_apply(
+        input, residual, weight, bias, state, number, float(eps), **options
+    )
+    return normed, sum
+
+
+def dropout_add_rms_norm(
+    input: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    eps: float = 1e-6,
+    *,
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> tuple[Tensor, Tensor]:
+    r"""The same with an RMS norm: no mean, no bias. See :func:`dropout_add_layer_norm` for arguments and errors.
+
+    Zhang and Sennrich, "Root mean square layer normalization", NeurIPS 2019. One float32 a row is saved.
+
+    Equivalent to, but for the rounding of the dropped input to the dtype::
+
+        sum = residual + fused_dropout.dropout(input, p, training, rng=rng)
+        output = torch.nn.functional.rms_norm(sum, sum.shape[-1:], weight, eps), sum
+    """
+    name = "dropout_add_rms_norm"
+    checked_p = check(name, input, p, training, False, generator, rng)
+    _check(name, (input, residual), checked_p, eps=eps, weight=weight)
+    state, number, p_tensor = _state(name, input, checked_p, training, generator, rng)
+    options = {} if p_tensor is None else {"p_tensor": p_tensor}
+    normed, sum, _ = ops.dropout_add_rms_norm_apply(input, residual, weight, state, number, float(eps), **options)
+    return normed, sum
+
+
+def softmax_dropout(
+    input: Tensor,
+    p: "float | Tensor" = 0.5,
+    training: bool = True,
+    *,
+    attn_mask: Tensor | None = None,
+    softmax_scale: float = 1.0,
+    generator: torch.Generator | None = None,
+    rng: Rng = None,
+) -> Tensor:
+    r"""Dropout of attention probabilities in one pass over the scores, forward and backward.
+
+    Nothing of the input's size is saved for the backward pass but the input: the probabilities are made again from it
+    and from two float32 a row.
+
+    Args:
+        input: tensor (*, F) of scores; float16, bfloat16, float32 or float64.
+        attn_mask: tensor that broadcasts to the input's shape: of bools, True where an element takes part, as in
+            torch.nn.functional.scaled_dot_product_attention, or of the input's dtype, to be added. That one may require
+            a gradient.
+        softmax_scale: what the scores are multiplied by first.
+        p, training, generator, rng: see :func:`dropout`. In evaluation, and where p is the number 0, it is the same
+            kernel without a mask.
+
+    Returns:
+        Tensor of the input's shape and dtype. A row in which nothing takes part is zeros, and so is its gradient.
+
+    Raises:
+        ValueError: p outside [0, 1]; an attn_mask that does not broadcast to the input's shape; a 0-d input.
+        RuntimeError: dtypes or devices that do not fit.
+
+    Equivalent to, but for rows in which nothing takes part and for roundings to the dtype on the way::
+
+        scores = input * softmax_scale
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        output = fused_dropout.dropout(torch.softmax(scores, -1), p, training, rng=rng)
+    """
+    name = "softmax_dropout"
+    checked_p = check(name, input, p, training, False, generator, rng)
+    if attn_mask is not None and not isinstance(attn_mask, Tensor):
+        raise TypeError(f"{name}(): argument 'attn_mask' must be a Tensor, not {type(attn_mask).__name__}")
+    _check(name, (input,), checked_p, softmax_scale=softmax_scale, attn_mask=attn_mask)
+    state, number, p_tensor = _state(name, input, checked_p, training, generator, rng)
+    options = {} if p_tensor is None else {"p_tensor": p_tensor}
+    return ops.softmax_dropout_apply(input, attn_mask, state, number, float(softmax_scale), **options)[0]
+
+
+def check_number(name: str, argument: str, value: Any) -> None:
+    if isinstance(value, (Tensor, str)) or not hasattr(type(value), "__float__"):
+        raise TypeError(f"{name}(): argument '{argument}' must be a number, not {type(value).__name__}")
+
+
+def _check(
+    name: str,
+    inputs: tuple[Any, ...],
+    p: tuple[float, Tensor | None],
+    *,
+    eps: Any = 1.0,
+    softmax_scale: Any = 1.0,
+    **others: Any,
+) -> None:
+    """Before a state is drawn."""
+    check_number(name, "eps", eps)
+    check_number(name, "softmax_scale", softmax_scale)
+    for argument, other in others.items():
+        if other is not None and not isinstance(other, Tensor):
+            raise TypeError(f"{name}(): argument '{argument}' must be a Tensor, not {type(other).__name__}")
+    if any(x.is_nested for x in (*inputs, *others.values()) if isinstance(x, Tensor)):
+        raise RuntimeError(f"{name}: expected dense tensors, but got a nested one; call it with values()")
+    for residual in inputs[1:]:
+        check_like(name, "residual", residual, inputs[0])
+    check_rows(name, inputs, *p, **others)
+
+
+def _state(
+    name: str,
+    input: Tensor,
+    p: tuple[float, Tensor | None],
+    training: bool,
+    generator: torch.Generator | None,
+    rng: Rng,
+) -> tuple[Tensor, float, Tensor | None]:
+    """The state, and p; where nothing is dropped a state that nobody reads."""
+    number, p_tensor = p
+    if not training or (p_tensor is None and number == 0):
+        return as_state((0, 0), input.device, name), 0.0, None
+    if rng is not None:
+        return as_state(rng, input.device, name), number, p_tensor
+    if generator is not None and torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
+            "fused_dropout.draw(generator=...) and pass the state as rng"
+        )
+    return draw(input.device, generator), number, p_tensor
