@@ -1,5 +1,5 @@
 # make demo      sets everything up, trains with fused dropout, and measures it against native dropout
-# make examples  three more examples: a convolutional network, a recurrent one, uncertainty by Monte Carlo dropout
+# make examples  four more examples: a convolutional network, a recurrent one, a transformer, uncertainty
 # make test      sets everything up and runs the tests
 # make bench     measures everything and writes bench/results/
 # make lint      ruff, clang-format, mypy
@@ -44,6 +44,7 @@ demo: build
 examples: build
 	$(PY) -m examples.convolution
 	$(PY) -m examples.recurrent
+	$(PY) -m examples.transformer
 	$(PY) -m examples.uncertainty
 
 test: build

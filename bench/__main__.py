@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 import fused_dropout
 
-from . import report, work
+from . import memory, report, work
 from .cases import MEDIUM, Case, cases
 from .timing import Effort, Task, measure, rotating
 
@@ -38,8 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(threads_before)
     saved = _saved_for_backward()
     print(report.heading(facts), report.table(rows), report.summary(rows, saved), sep="\n\n")
+    of_step = None if options.quick or options.only else memory.compare("cuda" if cuda else "cpu")
+    if of_step is not None:
+        print(f"\n{memory.line(of_step)}")
     if options.json:
-        report.write_json(options.json, facts, rows, saved)
+        report.write_json(options.json, facts, rows, saved, of_step)
     return int(options.strict and any(row["met"] is False for row in rows))
 
 

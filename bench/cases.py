@@ -116,6 +116,7 @@ PEERS: Mapping[str, Peer] = {
     **{f"compiled {pipeline.name}": _run(torch.compile(pipeline.native, dynamic=False)) for pipeline in work.PIPELINES},
     **{f"unmasked {p.name}": _run(p.unmasked) for p in (*work.PIPELINES, work.DROPOUT_LINEAR)},
     **{f"native {layer.name}": _run(layer.operation.native) for layer in work.LAYERS},
+    **({"flash_attn": _run(work.FLASH_LAYER_NORM)} if work.FLASH_LAYER_NORM else {}),
 }
 
 UNTARGETED = {FLOAT32: (None, None), BFLOAT16: (None, None)}
@@ -147,8 +148,9 @@ def _of_layer(layer: work.Layer) -> Iterator[Family]:
 
 def _of_pipeline(pipeline: work.Pipeline) -> Iterator[Family]:
     name = pipeline.name
-    fusion = 1 / 1.3 if name in ("dropout_add", "drop_path_add") else 1 / 1.6
-    eager = None if name == "drop_path_add" else 1 / 6  # the native generator's; a path is one number
+    of_rows = "norm" in name or "softmax" in name
+    fusion = 1 / 1.5 if of_rows else 1 / 1.3 if name in ("dropout_add", "drop_path_add") else 1 / 1.6
+    eager = None if name == "drop_path_add" or of_rows else 1 / 6  # the native generator's; a path is one number
     for peer, target in (("unmasked", fusion), ("eager", eager), ("compiled", 1.0)):
         for suffix, way in (("", work.forward), (" step", work.step)):
             yield Family(
@@ -162,6 +164,17 @@ def _of_pipeline(pipeline: work.Pipeline) -> Iterator[Family]:
                 table="pipelines",
                 column=peer + suffix,
             )
+
+
+def _of_pipeline_on_cuda(pipeline: work.Pipeline) -> Iterator[Family]:
+    name, targets = pipeline.name, {"dropout_add": 1 / 1.6, "bias_dropout_add": 1 / 2.2, "drop_path_add": None}
+    row = partial(Family, inputs=pipeline.inputs, accesses=pipeline.accesses, table="pipelines")
+    for suffix, way in (("", work.forward), (" step", work.step)):
+        eager, compiled = {BFLOAT16: (targets.get(name, 1 / 2), None)}, {BFLOAT16: (1.0, None)}
+        yield row(name + suffix, way, pipeline.operation, f"eager {name}", eager, column="eager" + suffix)
+        yield row(name + suffix, way, pipeline.operation, f"compiled {name}", compiled, column="compiled" + suffix)
+        if name == "dropout_add_layer_norm" and work.FLASH_LAYER_NORM is not None:
+            yield row(name + suffix, way, pipeline.operation, "flash_attn", compiled, column="flash_attn" + suffix)
 
 
 def _compiled() -> Iterator[Family]:
@@ -206,6 +219,7 @@ CUDA = (
     Family("dropout backward", work.backward, work.DROPOUT, "copy", COPY),
     Family("dropout", work.forward, work.DROPOUT, "F.dropout", CUDA_NATIVE, quick=True),
     Family("dropout backward", work.backward, work.DROPOUT, "F.dropout", CUDA_NATIVE),
+    *(family for pipeline in work.PIPELINES for family in _of_pipeline_on_cuda(pipeline)),
 )
 
 

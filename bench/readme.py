@@ -1,13 +1,19 @@
-"""Writes the README's measured numbers from a result file, so that nobody types one: `python -m bench.readme FILE`."""
+"""Writes measured numbers into documents from a result file, so that nobody types one: `python -m bench.readme FILE`.
+
+The README has those of dropout itself and of the pipelines, bench/RESULTS.md has all.
+"""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import memory
 from .cases import LARGE
 
 README = Path(__file__).parent.parent / "README.md"
+RESULTS = Path(__file__).parent / "RESULTS.md"
 BEGIN, END = "<!-- measured: begin (python -m bench.readme) -->\n", "<!-- measured: end -->\n"
 
 
@@ -20,7 +26,7 @@ TABLES = {
 }
 
 
-def section(path: Path) -> str:
+def section(path: Path, names: Sequence[str] = ("pipelines",)) -> str:
     """The text between the markers: where it was measured, and a row for each case with one thread and with all."""
     result = json.loads(path.read_text())
     facts, saved = result["provenance"], result["saved_for_backward"]
@@ -38,7 +44,7 @@ def section(path: Path) -> str:
         targets = {f"{row['target']:.2f}" for row in rows.values() if row["target"] is not None}
         lines.append(" | ".join([*key, *ratios, ", ".join(sorted(targets, reverse=True))]))
     body = "\n".join(f"| {line} |" for line in lines)
-    tables = "\n\n".join(f"{text}\n\n{table(result['rows'], name)}" for name, text in TABLES.items())
+    tables = "\n\n".join(f"{TABLES[name]}\n\n{table(result['rows'], name)}" for name in names)
     commit = facts["commit"][:12] + (" and changes" if facts["dirty"] else "")
     return (
         f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; "
@@ -49,6 +55,14 @@ def section(path: Path) -> str:
         f"{tables}\n\n"
         f"Saved for backward, {saved['numel']:,} elements of {saved['dtype']}: {saved['subject_bytes']} bytes; "
         f"F.dropout {saved['baseline_bytes']:,}.\n"
+        + (f"{memory.line(result['memory_of_a_step'])}\n" if "memory_of_a_step" in result else "")
+    )
+
+
+def results(path: Path) -> str:
+    """bench/RESULTS.md."""
+    return (
+        f"# Results\n\nWritten by `python -m bench.readme bench/results/{path.name}`.\n\n{section(path, list(TABLES))}"
     )
 
 
@@ -80,6 +94,7 @@ def main() -> None:
     text = README.read_text()
     before, rest = text.split(BEGIN)
     README.write_text(before + BEGIN + section(Path(sys.argv[1])) + END + rest.split(END)[1])
+    RESULTS.write_text(results(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -105,8 +105,16 @@ def provenance(threads: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, facts: dict[str, Any], rows: Sequence[dict[str, Any]], saved: dict[str, Any]) -> None:
+def write_json(
+    path: Path,
+    facts: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    saved: dict[str, Any],
+    memory: dict[str, Any] | None,
+) -> None:
     result = {"schema": SCHEMA, "provenance": facts, "rows": list(rows), "saved_for_backward": saved}
+    if memory is not None:
+        result["memory_of_a_step"] = memory
     path.write_text(json.dumps(result, indent=2) + "\n")
 
 

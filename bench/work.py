@@ -1,13 +1,14 @@
 """What is timed: inputs, the functions of each operation, and the ways to run a function.
 
-A function takes tensors and returns one. A way makes a factory of it: given inputs, it sets up what a user has before
-the call, and returns the Task. The same way around `fused`, `native` and `oracle` makes subject, baseline and check.
+A function takes tensors and returns one, or several. A way makes a factory of it: given inputs, it sets up what a user
+has before the call, and returns the Task. The same way around `fused`, `native` and `oracle` makes subject, baseline
+and check.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ SCALE = 1 / (1 - P)  # of the multiply that dropout is measured against
 CHANNELS, SIDE = 64, 32  # of images: 2^16 elements each
 FEATURES = 1024  # of a row, where a bias is added
 
-Function: TypeAlias = Callable[..., Tensor]
+Function: TypeAlias = Callable[..., Any]  # of tensors; returns one, or a tuple of them
 Factory: TypeAlias = Callable[..., Task]
 Way: TypeAlias = Callable[[Function], Factory]
 Inputs: TypeAlias = Callable[[int, torch.dtype, str], tuple[Tensor, ...]]
@@ -128,12 +129,13 @@ def pair(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
 
 
 def rows(*features_of: str) -> "Inputs":
-    """Matrices (N, FEATURES) for "x" and its like, (FEATURES,) for "bias", a square for "weight"; "halves" is one
-    matrix of rows of twice the length."""
+    """Matrices (N, FEATURES) for "x" and its like, (FEATURES,) for "bias" and "gain", a square for "weight"; "halves"
+    is one matrix of rows of twice the length."""
 
     def inputs(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
         count = max(1, numel // FEATURES)
-        shapes = {"bias": (FEATURES,), "weight": (FEATURES, FEATURES), "halves": (count, 2 * FEATURES)}
+        shapes = {"weight": (FEATURES, FEATURES), "halves": (count, 2 * FEATURES)}
+        shapes |= dict.fromkeys(("bias", "gain"), (FEATURES,))
         default = (count, FEATURES)
         return tuple(_values(shapes.get(name, default), dtype, device) for name in features_of)
 
@@ -237,6 +239,34 @@ def _paths(x: Tensor) -> list[int]:
     return reference.row_major((x.shape[0], 1))
 
 
+def _norm(name: str, *others: str) -> Pipeline:
+    """A norm behind a residual and a dropped input; both results count, as in pre-norm blocks."""
+    fused, unfused = getattr(fused_dropout, f"dropout_add_{name}"), getattr(F, name)
+    shape = (FEATURES,)
+
+    def oracle(x: Tensor, residual: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        sum = reference.dropout_add(x, residual, P)[0]
+        return unfused(sum, shape, *others), sum
+
+    def chain(drop: Function) -> Function:
+        def call(x: Tensor, residual: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+            sum = residual + drop(x)
+            return unfused(sum, shape, *others), sum
+
+        return call
+
+    return Pipeline(
+        f"dropout_add_{name}",
+        rows("x", "residual", *others),
+        lambda x, residual, *others: fused(x, residual, *others, p=P),
+        chain(lambda x: F.dropout(x, P)),
+        chain(multiply),
+        oracle,
+        accesses=4,
+        exact=False,
+    )
+
+
 def _options(name: str) -> tuple[str, dict[str, str]]:
     """A public function's stem and options, of an operation's name."""
     return name.removesuffix("_tanh"), {"approximate": "tanh"} if name.endswith("_tanh") else {}
@@ -331,6 +361,17 @@ PIPELINES = (
     *(_activation(name) for name in reference.ACTIVATIONS),
     *(_biased(name) for name in reference.ACTIVATIONS),
     *(_gated(name, *form) for name in reference.GATED for form in (("x", "up"), ("halves",))),
+    _norm("layer_norm", "gain", "bias"),
+    _norm("rms_norm", "gain"),
+    Pipeline(
+        "softmax_dropout",
+        rows("x"),
+        lambda x: fused_dropout.softmax_dropout(x, P),
+        lambda x: F.dropout(torch.softmax(x, -1), P),
+        lambda x: torch.softmax(x, -1) * SCALE,
+        lambda x: reference.dropout(torch.softmax(x, -1), P)[0],
+        exact=False,
+    ),
 )
 DROPOUT_LINEAR = Pipeline(
     "dropout_linear",
@@ -340,6 +381,16 @@ DROPOUT_LINEAR = Pipeline(
     lambda x, weight: F.linear(x * SCALE, weight),
     lambda x, weight: F.linear(reference.dropout(x, P)[0], weight),
 )
+
+try:  # FlashAttention's, a Triton kernel: on CUDA, where it is installed
+    from flash_attn.ops.triton.layer_norm import layer_norm_fn
+except ImportError:
+    FLASH_LAYER_NORM: Function | None = None
+else:
+
+    def FLASH_LAYER_NORM(x: Tensor, residual: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return layer_norm_fn(x, gain, bias, residual=residual, dropout_p=P, prenorm=True)
+
 
 BLOCK = 7
 STDDEV = (P / (1 - P)) ** 0.5
@@ -380,8 +431,12 @@ ZONEOUT = Operation(
 )
 
 
+def _listed(outputs: Any) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
 def forward(function: Function) -> Factory:
-    """A call that returns a new tensor."""
+    """A call that returns a new tensor, or several."""
     return lambda *inputs: Task(lambda: function(*inputs))
 
 
@@ -422,8 +477,8 @@ def step(function: Function) -> Factory:
     def factory(*inputs: Tensor) -> Task:
         leaves = [x.detach().requires_grad_() for x in inputs]
         with torch.no_grad():
-            grad_y = torch.ones_like(function(*leaves))
-        return Task(lambda: torch.autograd.grad(function(*leaves), leaves, grad_y)[0])
+            grads = [torch.ones_like(y) for y in _listed(function(*leaves))]
+        return Task(lambda: torch.autograd.grad(_listed(function(*leaves)), leaves, grads)[0])
 
     return factory
 
@@ -460,11 +515,12 @@ def check(name: str, subject: Factory, oracle: Factory, inputs: tuple[Tensor, ..
         task = factory(*inputs)
         if task.before is not None:
             task.before()
-        results.append(task.call().detach().clone())
-    eps = 16 * torch.finfo(results[0].dtype).eps
-    close = torch.equal(results[0] == 0, results[1] == 0) and torch.allclose(*results, rtol=eps, atol=eps)
-    if not (torch.equal(*results) if exact else close):
-        raise RuntimeError(f"{name}: expected what fused_dropout.reference gives, but got something else")
+        results.append([y.detach().clone() for y in _listed(task.call())])
+    for ours, theirs in zip(*results, strict=True):
+        eps = 64 * torch.finfo(ours.dtype).eps
+        close = torch.equal(ours == 0, theirs == 0) and torch.allclose(ours, theirs, rtol=eps, atol=eps)
+        if not (torch.equal(ours, theirs) if exact else close):
+            raise RuntimeError(f"{name}: expected what fused_dropout.reference gives, but got something else")
 
 
 def saved_bytes(function: Function, x: Tensor) -> int:

@@ -60,24 +60,28 @@ TORCH_LIBRARY(fused_dropout, m) {
 
   // Operations on rows, of a state that `draw` has drawn. Beside their results they leave what the backward direction
   // wants of each row. `wanted` says which gradients to compute; the others are undefined.
-  pure(
-      "dropout_add_layer_norm_apply(Tensor input, Tensor residual, Tensor? weight, Tensor? bias, Tensor state, float "
-      "p, "
-      "float eps, *, " FD_ROWS ") -> (Tensor normed, Tensor sum, Tensor mean, Tensor rstd)");
-  pure(
+  define(m,
+         "dropout_add_layer_norm_apply(Tensor input, Tensor residual, Tensor? weight, Tensor? bias, Tensor state, "
+         "float p, "
+         "float eps, *, " FD_ROWS ") -> (Tensor normed, Tensor sum, Tensor mean, Tensor rstd)");
+  define(
+      m,
       "dropout_add_layer_norm_backward(Tensor grad_normed, Tensor? grad_sum, Tensor sum, Tensor? weight, Tensor mean, "
       "Tensor rstd, Tensor state, float p, float eps, bool[4] wanted, *, " FD_ROWS
       ") -> (Tensor grad_input, Tensor grad_residual, Tensor grad_weight, Tensor grad_bias)");
-  pure(
-      "dropout_add_rms_norm_apply(Tensor input, Tensor residual, Tensor? weight, Tensor state, float p, float eps, "
-      "*, " FD_ROWS ") -> (Tensor normed, Tensor sum, Tensor rstd)");
-  pure(
-      "dropout_add_rms_norm_backward(Tensor grad_normed, Tensor? grad_sum, Tensor sum, Tensor? weight, Tensor rstd, "
-      "Tensor state, float p, float eps, bool[3] wanted, *, " FD_ROWS
-      ") -> (Tensor grad_input, Tensor grad_residual, Tensor grad_weight)");
-  pure("softmax_dropout_apply(Tensor input, Tensor? attn_mask, Tensor state, float p, float softmax_scale, *, " FD_ROWS
-       ") -> (Tensor output, Tensor maximum, Tensor inverse)");
-  pure(
+  define(m,
+         "dropout_add_rms_norm_apply(Tensor input, Tensor residual, Tensor? weight, Tensor state, float p, float eps, "
+         "*, " FD_ROWS ") -> (Tensor normed, Tensor sum, Tensor rstd)");
+  define(m,
+         "dropout_add_rms_norm_backward(Tensor grad_normed, Tensor? grad_sum, Tensor sum, Tensor? weight, Tensor rstd, "
+         "Tensor state, float p, float eps, bool[3] wanted, *, " FD_ROWS
+         ") -> (Tensor grad_input, Tensor grad_residual, Tensor grad_weight)");
+  define(
+      m,
+      "softmax_dropout_apply(Tensor input, Tensor? attn_mask, Tensor state, float p, float softmax_scale, *, " FD_ROWS
+      ") -> (Tensor output, Tensor maximum, Tensor inverse)");
+  define(
+      m,
       "softmax_dropout_backward(Tensor grad_output, Tensor input, Tensor? attn_mask, Tensor maximum, Tensor inverse, "
       "Tensor state, float p, float softmax_scale, bool[2] wanted, *, " FD_ROWS
       ") -> (Tensor grad_input, Tensor grad_scores)");

@@ -23,6 +23,7 @@ VARIANTS = {
     "digits": ["no dropout", "native", "fused"],
     "convolution": ["no dropout", "Dropout2d", "DropPath", "DropBlock2d"],
     "recurrent": ["no dropout", "LockedDropout", "WeightDrop", "both"],
+    "transformer": ["no dropout", "native", "fused"],
     "uncertainty": ["no dropout", "dropout"],
 }
 

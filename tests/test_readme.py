@@ -26,6 +26,7 @@ def test_measured_numbers_are_those_of_the_result_file():
     section = TEXT.split(readme.BEGIN)[1].split(readme.END)[0]
     (name,) = set(re.findall(r"bench/results/([\w.-]+\.json)", section))
     assert section == readme.section(ROOT / "bench" / "results" / name)
+    assert readme.RESULTS.read_text() == readme.results(ROOT / "bench" / "results" / name)
 
 
 def test_commands_and_files_that_are_named_exist():

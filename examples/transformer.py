@@ -1,0 +1,142 @@
+"""A transformer whose blocks are made of fused pipelines: a small language model on the texts of Python's own help().
+
+    python -m examples.transformer
+
+A block is causal self-attention and a feed-forward layer, each behind a norm (pre-norm). Everything between its matrix
+products is one of four passes over memory:
+
+- SoftmaxDropout: the scores' softmax, with the causal mask, and the dropout of attention probabilities;
+- bias_gelu_dropout: the hidden layer's bias, gelu and dropout;
+- DropoutAddLayerNorm, twice: the dropout of what a sublayer returns, its residual, and the norm that the next one
+  reads.
+
+The same network is trained without dropout, with PyTorch's own layers in a chain, and with the fused ones, which save
+neither masks nor what lies between the links of the chain. With --strict the exit status is 1 unless both kinds of
+dropout narrow the gap between training and test error and lower the test error, by equal amounts. Texts, vocabulary and
+error are those of `examples.recurrent`; `python -m bench.memory` measures what such a block's training step needs.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fused_dropout import DropoutAddLayerNorm, SoftmaxDropout, bias_gelu_dropout
+
+from .experiment import Claim, compare, conclude, improvements, plot_errors, print_errors, read_options
+from .recurrent import STEPS, cross_entropy, load
+
+BATCH, LEARNING, WIDTH, HEADS, BLOCKS, P = 40, 2e-3, 128, 4, 2, 0.3
+
+
+class NativeSoftmaxDropout(nn.Module):
+    def __init__(self, p: float, softmax_scale: float) -> None:
+        super().__init__()
+        self.p, self.softmax_scale = p, softmax_scale
+
+    def forward(self, scores: Tensor, attn_mask: Tensor) -> Tensor:
+        scores = (scores * self.softmax_scale).masked_fill(~attn_mask, -torch.inf)
+        return F.dropout(torch.softmax(scores, -1), self.p, self.training)
+
+
+class NativeDropoutAddLayerNorm(nn.LayerNorm):
+    def __init__(self, normalized_shape: int, p: float) -> None:
+        super().__init__(normalized_shape)
+        self.p = p
+
+    def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        sum = residual + F.dropout(input, self.p, self.training)
+        return super().forward(sum), sum
+
+
+def native_bias_gelu_dropout(input: Tensor, bias: Tensor, p: float, training: bool) -> Tensor:
+    return F.dropout(F.gelu(input + bias), p, training)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with several heads (Vaswani et al., "Attention is all you need", 2017): (N, T, width)."""
+
+    def __init__(self, width: int, heads: int, p: float, fused: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project, self.combine = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.probabilities = (SoftmaxDropout if fused else NativeSoftmaxDropout)(p, (heads / width) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.shape[1]
+        query, key, value = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        past = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
+        heads = self.probabilities(query @ key.mT, past) @ value
+        return self.combine(heads.transpose(1, 2).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """Four times as many hidden units, between two linear layers: (N, T, width)."""
+
+    def __init__(self, width: int, p: float, fused: bool) -> None:
+        super().__init__()
+        self.p = p
+        self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.activation = bias_gelu_dropout if fused else native_bias_gelu_dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.linear(x, self.expand.weight)
+        return self.contract(self.activation(hidden, self.expand.bias, self.p, self.training))
+
+
+class Block(nn.Module):
+    """Takes and returns a pair: a norm's output, and the residual stream that it is the norm of."""
+
+    def __init__(self, width: int, heads: int, p: float, fused: bool) -> None:
+        super().__init__()
+        end = DropoutAddLayerNorm if fused else NativeDropoutAddLayerNorm
+        self.attention, self.end_of_attention = Attention(width, heads, p, fused), end(width, p)
+        self.feed_forward, self.end_of_feed_forward = FeedForward(width, p, fused), end(width, p)
+
+    def forward(self, normed: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        normed, residual = self.end_of_attention(self.attention(normed), residual)
+        return self.end_of_feed_forward(self.feed_forward(normed), residual)
+
+
+class Transformer(nn.Module):
+    """Word indices (N, T) to logits (N, vocabulary, T), the dimensions of torch.nn.functional.cross_entropy."""
+
+    def __init__(self, vocabulary: int, p: float, fused: bool) -> None:
+        super().__init__()
+        self.embedding, self.places = nn.Embedding(vocabulary, WIDTH), nn.Embedding(STEPS, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.blocks = nn.ModuleList(Block(WIDTH, HEADS, p, fused) for _ in range(BLOCKS))
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        nn.init.normal_(self.places.weight, std=0.1)
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.embedding(words) + self.places.weight[: words.shape[1]]
+        normed = self.norm(x)
+        for block in self.blocks:
+            normed, x = block(normed, x)
+        return F.linear(normed, self.embedding.weight).mT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = read_options(__file__, __doc__, arguments, seeds=5, epochs=20)
+    training, test, vocabulary = load(options.device)
+    variants = {
+        name: partial(Transformer, len(vocabulary), p, fused)
+        for name, p, fused in (("no dropout", 0.0, True), ("native", P, False), ("fused", P, True))
+    }
+    errors, _ = compare(variants, training, test, options, batch=BATCH, learning=LEARNING, measure=cross_entropy)
+    title = f"A transformer that reads {training.x.numel()} words: learnt by heart, without dropout"
+    plot_errors(errors, title, "cross-entropy (nats a word)", (1, 6), options.plot)
+    print_errors(errors, "Cross-entropy, in nats a word,")
+    claims = [claim for name in ("native", "fused") for claim in improvements(errors, name, "no dropout")]
+    for column, which in ((1, "test"), (0, "training")):
+        difference = errors["fused"][:, -1, column] - errors["native"][:, -1, column]
+        claims.append(Claim(f"fused equals native in {which} error, to", difference, equal=True))
+    return conclude(claims, "in nats a word", options, "transformer")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
