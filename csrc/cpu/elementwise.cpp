@@ -9,8 +9,8 @@
 #include <mutex>
 
 #include "../elementwise_ops.h"
+#include "../new_output.h"
 #include "instruction_set.h"
-#include "new_output.h"
 
 namespace fused_dropout {
 namespace {

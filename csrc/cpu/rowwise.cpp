@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
+#include "../new_output.h"
 #include "../rowwise_ops.h"
 #include "instruction_set.h"
-#include "new_output.h"
 
 namespace fused_dropout {
 namespace {

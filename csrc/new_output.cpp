@@ -20,10 +20,10 @@ constexpr int64_t kPopulated = int64_t{4} << 20;  // bytes in one request, so th
 
 }  // namespace
 
-// The pages of a large new output are asked for in requests of 4 MiB, and large ones where the kernel leaves that to the
-// program (transparent huge pages "madvise", as most distributions have it). One at a time, by a fault inside the loop,
-// they cost more than the loop: a fault throws away the work in flight behind it. (64 MiB on Zen 4, one thread: 27 ms by
-// faults, 23 ms in requests of small pages, 6 ms so.) A kernel before 5.14 refuses, which is no error.
+// The pages of a large new output are asked for in requests of 4 MiB, and large ones where the kernel leaves that to
+// the program (transparent huge pages "madvise", as most distributions have it). One at a time, by a fault inside the
+// loop, they cost more than the loop: a fault throws away the work in flight behind it. (64 MiB on Zen 4, one thread:
+// 27 ms by faults, 23 ms in requests of small pages, 6 ms so.) A kernel before 5.14 refuses, which is no error.
 at::Tensor new_cpu_output(const at::Tensor& like) {
   at::Tensor output = at::empty_like(like);
 #if defined(MADV_POPULATE_WRITE)
