@@ -8,6 +8,7 @@ from conftest import DTYPES
 from test_values import LAYOUTS, PIPELINES, assert_same_bits, inputs_for
 
 import fused_dropout
+from fused_dropout import reference
 from fused_dropout._extension import ops
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
@@ -41,6 +42,48 @@ def test_noise_blocks_and_shared_masks_give_the_bits_of_the_cpu(layout, dtype):
             lambda v: fused_dropout.dropout(v, 0.3, noise_shape=(None, 1, None, None), rng=STATE),
         ):
             assert_same_bits(call(x.to("cuda")).cpu(), call(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", reference.CHAINS)
+def test_activations_have_the_bits_of_the_cpu(name, dtype):
+    """Forward and backward: exponential and normal distribution are made of operations that are rounded in one way."""
+    for layout in ("contiguous", "transposed", "offset by one element"):
+        x = LAYOUTS[layout](3 * torch.randn(33, 70).to(dtype))
+        shape = x.shape[-1:] if "bias" in name else x.shape
+        inputs = [x, *(torch.randn(shape).to(dtype) for _ in range(reference.CHAINS[name][1] - 1))]
+        results = []
+        for device in ("cpu", "cuda"):
+            tensors = [t.to(device).requires_grad_() for t in inputs]
+            rng = torch.tensor([STATE[0] - 2**64, STATE[1]], device=device)
+            y = getattr(ops, f"{name}_apply")(*tensors, rng, 0.3)
+            first = tensors[0] if "bias" in name else tensors  # a bias's gradient is a sum, of another order
+            results.append([y, *torch.autograd.grad(y, first, y.detach())])
+        for ours, theirs in zip(*results, strict=True):
+            assert_same_bits(theirs.detach().cpu(), ours.detach())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("features", [1, 7, 64, 1000, 5000, 70_000])
+def test_rows_are_those_of_the_cpu_but_for_the_order_of_their_sums(features, dtype):
+    eps = 64 * torch.finfo(dtype).eps
+    calls = (
+        lambda x, r, w, b: fused_dropout.dropout_add_layer_norm(x, r, w, b, 0.3, rng=STATE),
+        lambda x, r, w, b: fused_dropout.dropout_add_rms_norm(x, r, w, 0.3, rng=STATE),
+        lambda x, r, w, b: (fused_dropout.softmax_dropout(x, 0.3, attn_mask=r > -1, rng=STATE),),
+    )
+    inputs = [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in ((9, features),) * 2 + ((features,),) * 2]
+    for call in calls:
+        results = []
+        for device in ("cpu", "cuda"):
+            tensors = [t.to(device).requires_grad_() for t in inputs]
+            outputs = call(*tensors)
+            loss = sum(y.sin().sum() for y in outputs)
+            grads = torch.autograd.grad(loss, tensors, allow_unused=True)
+            results.append([y.detach().cpu() for y in (*outputs, *grads) if y is not None])
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=eps, atol=eps * 8)
+            assert torch.equal(ours == 0, theirs == 0) or dtype.itemsize == 2
 
 
 def test_a_call_advances_the_generator_by_eight_and_is_predictable():
