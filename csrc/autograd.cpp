@@ -19,6 +19,15 @@ namespace {
 
 using Unary = Signatures<1>;
 
+// What a call leaves for its derivative: the tensors that the pipeline asks for, its state and its map.
+struct Call {
+  variable_list saved;
+  Tensor state;
+  Map map;
+};
+using Node = FusedBackward<Map, 2 + kMaxInputs>;  // its state, p, and what is saved
+using NodePointer = decltype(make_node<Node>());
+
 // An affine pipeline.
 template <class Pipeline>
 struct Affine {
@@ -117,35 +126,6 @@ struct WithBackward {
 template <class Pipeline>
 using Rules = std::conditional_t<Pipeline::kGradient == Gradient::kAffine, Affine<Pipeline>, WithBackward<Pipeline>>;
 
-NodePointer node_for(at::ArrayRef<Tensor> inputs) {
-  bool any = false;
-  for (const Tensor& x : inputs) any = any || x.requires_grad();
-  if (!any || !c10::GradMode::is_enabled()) return nullptr;
-  NodePointer node = make_node<FusedDropoutBackward>();
-  for (const Tensor& x : inputs) node->add_next_edge(torch::autograd::impl::gradient_edge(x));
-  return node;
-}
-
-bool any_tangent(at::ArrayRef<Tensor> inputs) {
-  for (const Tensor& x : inputs) {
-    if (x._fw_grad(0).defined()) return true;
-  }
-  return false;
-}
-
-bool differentiated(at::ArrayRef<Tensor> inputs) {
-  bool any = any_tangent(inputs);
-  for (const Tensor& x : inputs) any = any || (x.requires_grad() && c10::GradMode::is_enabled());
-  return any;
-}
-
-// p decides which elements there are; there is no derivative, and zero would be a silent lie.
-void check_p(const std::string& name, const OptionalTensor& p_tensor) {
-  if (!p_tensor) return;
-  TORCH_CHECK(!(p_tensor->requires_grad() && c10::GradMode::is_enabled()) && !p_tensor->_fw_grad(0).defined(), name,
-              ": p is not differentiable; pass p.detach()");
-}
-
 // The inputs' tangents, of their shape; undefined where there is none.
 variable_list tangents_of(at::ArrayRef<Tensor> inputs) {
   variable_list tangents;
@@ -163,6 +143,17 @@ Tensor tangent(at::ArrayRef<Tensor> inputs, Call call) {
   return Rules<Pipeline>::tangent(tangents_of(inputs), call);
 }
 
+// What the node calls.
+template <class Pipeline>
+variable_list gradients(const variable_list& grads, const Node::Tensors& tensors, const Map& map,
+                        const std::vector<bool>& wanted) {
+  if (!grads[0].defined()) return variable_list(wanted.size());
+  Call call{{}, tensors[0], map};
+  if (tensors[1].defined()) call.map.p_tensor = tensors[1];
+  for (size_t k = 2; k < tensors.size() && tensors[k].defined(); ++k) call.saved.push_back(tensors[k]);
+  return Rules<Pipeline>::gradients(grads[0], call, wanted);
+}
+
 // Attaches the graph node and the tangent to `output`, which in place is the input itself.
 template <class Pipeline>
 void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& state, const NodePointer& node, Map map,
@@ -174,7 +165,10 @@ void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& sta
   // In place PyTorch wants the input's own tangent, written over.
   if (in_place && t.defined()) t = inputs[0]._fw_grad(0).copy_(t);
   if (node) {
-    node->save(&Rules<Pipeline>::gradients, std::move(call));
+    Node::Tensors tensors{call.state, call.map.p_tensor.value_or(Tensor())};
+    std::copy(call.saved.begin(), call.saved.end(), tensors.begin() + 2);
+    call.map.p_tensor.reset();
+    node->save(&gradients<Pipeline>, tensors, std::move(call.map));
     if (in_place) {
       torch::autograd::rebase_history(output, node);
     } else {
@@ -199,7 +193,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
     static const auto op = find<typename Signatures<sizeof...(I)>::Random>(name());
     check_p(name(), p_tensor);
     const Tensor all[] = {inputs...};
-    const NodePointer node = node_for(all);
+    const NodePointer node = node_for<Node>(all);
     Pair result = [&] {
       const at::AutoDispatchBelowADInplaceOrView guard;
       return op.redispatch(keys & c10::after_autograd_keyset, inputs..., p, p_tensor, gain, mask_strides, mask_base,
@@ -225,7 +219,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
       return op.redispatch(keys & c10::after_autograd_keyset, inputs..., state, p, p_tensor, gain, mask_strides,
                            mask_base, block);
     } else {
-      const NodePointer node = node_for(all);
+      const NodePointer node = node_for<Node>(all);
       Tensor output = [&] {
         const at::AutoDispatchBelowADInplaceOrView guard;
         return op.redispatch(keys & c10::after_autograd_keyset, inputs..., state, p, p_tensor, gain, mask_strides,
@@ -243,7 +237,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
                                 OptionalGenerator generator, const OptionalTensor& call_id) {
     static const auto op = find<Unary::RandomInPlace>(name() + "_");
     check_p(name(), p_tensor);
-    const NodePointer node = node_for({self});
+    const NodePointer node = node_for<Node>({self});
     torch::autograd::check_inplace(self, node != nullptr);
     Tensor state = [&] {
       const at::AutoDispatchBelowAutograd guard;
@@ -259,7 +253,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
                              c10::SymInt mask_base, MaskStrides block) {
     static const auto op = find<Unary::ApplyInPlace>(name() + "_apply_");
     check_p(name(), p_tensor);
-    const NodePointer node = node_for({self});
+    const NodePointer node = node_for<Node>({self});
     torch::autograd::check_inplace(self, node != nullptr);
     {
       const at::AutoDispatchBelowAutograd guard;

@@ -28,6 +28,7 @@ using torch::autograd::variable_list;
 
 // The arguments that every operation ends with, owned.
 struct Map {
+  static constexpr const char* kNode = "FusedDropoutBackward";
   double p;
   OptionalTensor p_tensor;
   int64_t gain;
@@ -43,51 +44,58 @@ struct Map {
   }
 };
 
+template <class AnyMap, class Visit, class = std::enable_if_t<std::is_same_v<std::remove_const_t<AnyMap>, Map>>>
+void each_number(AnyMap& map, const Visit& visit) {
+  visit(map.p);
+  visit(map.gain);
+  visit(map.mask_strides);
+  visit(map.mask_base);
+  visit(map.block);
+}
+
 inline std::optional<std::vector<c10::SymInt>> owned(MaskStrides sizes) {
   return sizes ? std::optional(sizes->vec()) : std::nullopt;
 }
 
-// What a call leaves for its derivative: the tensors that the pipeline asks for, its state and its map.
-struct Call {
-  variable_list saved;
-  Tensor state;
-  Map map;
-};
+// A node that keeps so many tensors, of which some may be undefined, and numbers: a struct that shows each of its own
+// to `each_number` (found by its type).
+template <class Numbers, size_t kTensors>
+struct FusedBackward final : torch::autograd::Node {
+  using Tensors = std::array<Tensor, kTensors>;
+  // The gradients that are wanted, one for each input; the others stay undefined. So do all where there is no gradient.
+  using Gradients = variable_list (*)(const variable_list& grads, const Tensors& tensors, const Numbers& numbers,
+                                      const std::vector<bool>& wanted);
 
-// The gradients that are wanted, one for each input; the others stay undefined.
-using Gradients = variable_list (*)(const Tensor& grad, const Call& call, const std::vector<bool>& wanted);
-
-struct FusedDropoutBackward final : torch::autograd::Node {
-  void save(Gradients gradients, Call call) {
+  // `first_is_output`: the first tensor is what the node belongs to, and its gradient is a gradient of the inputs.
+  void save(Gradients gradients, const Tensors& tensors, Numbers numbers, bool first_is_output = false) {
     gradients_ = gradients;
-    tensors_[0] = SavedVariable(call.state, false);
-    tensors_[1] = SavedVariable(std::exchange(call.map.p_tensor, std::nullopt), false);
-    for (size_t k = 0; k < call.saved.size(); ++k) tensors_[kOthers + k] = SavedVariable(call.saved[k], false);
-    map_ = std::move(call.map);
+    first_is_output_ = first_is_output;
+    for (size_t k = 0; k < kTensors; ++k) {
+      if (tensors[k].defined()) tensors_[k] = SavedVariable(tensors[k], is_output(k));
+    }
+    numbers_ = std::move(numbers);
   }
 
   variable_list apply(variable_list&& grads) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Call call{{}, {}, map_};
-    for (size_t k = 0; k < tensors_.size(); ++k) add(call, k, unpacked(tensors_[k]));
-    return gradients(gradients_, grads[0], call, wanted());
+    return gradients_(grads, unpacked(), numbers_, wanted());
   }
 
   // For compiled autograd, which traces backward passes: what its graph depends on, and `apply` as a function of that.
   void compiled_args(CompiledNodeArgs& args) const override {
     args.collect(reinterpret_cast<int64_t>(gradients_));
-    for (const SavedVariable& x : tensors_) args.collect(x, /*is_output=*/false);
-    each_number(map_, [&](const auto& x) { args.collect(x); });
+    for (size_t k = 0; k < kTensors; ++k) args.collect(tensors_[k], is_output(k));
+    each_number(numbers_, [&](const auto& x) { args.collect(x); });
   }
 
   variable_list apply_with_saved(const variable_list& grads, SwapSavedVariables& saved) override {
     for (SavedVariable& x : tensors_) saved.before(x);
-    each_number(map_, [&](auto& x) { saved.before(x); });
+    each_number(numbers_, [&](auto& x) { saved.before(x); });
     torch::dynamo::autograd::PackedArgs packed;
     packed.pack(reinterpret_cast<int64_t>(gradients_));
     packed.pack(wanted());
-    for (const SavedVariable& x : tensors_) packed.pack(unpacked(x));
-    each_number(map_, [&](const auto& x) { packed.pack(x); });
+    for (const Tensor& x : unpacked()) packed.pack(x.defined() ? OptionalTensor(x) : std::nullopt);
+    each_number(numbers_, [&](const auto& x) { packed.pack(x); });
     std::vector<at::TypePtr> types;
     for (const at::IValue& value : packed.vec()) {
       types.push_back(value.isTensor() ? at::TypePtr(at::TensorType::get()) : value.type());
@@ -100,7 +108,7 @@ struct FusedDropoutBackward final : torch::autograd::Node {
         torch::dynamo::autograd::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
             torch::dynamo::autograd::get_input_metadata(next_edges())));
     for (SavedVariable& x : tensors_) saved.after(x);
-    each_number(map_, [&](auto& x) { saved.after(x); });
+    each_number(numbers_, [&](auto& x) { saved.after(x); });
     return grad_inputs;
   }
 
@@ -109,48 +117,38 @@ struct FusedDropoutBackward final : torch::autograd::Node {
     for (SavedVariable& x : tensors_) x.reset_data();
   }
 
-  std::string name() const override { return "FusedDropoutBackward"; }
+  std::string name() const override { return Numbers::kNode; }
 
  private:
-  static constexpr size_t kOthers = 2;  // behind the state and p
-
-  static variable_list gradients(Gradients gradients, const Tensor& grad, const Call& call,
-                                 const std::vector<bool>& wanted) {
-    return grad.defined() ? gradients(grad, call, wanted) : variable_list(wanted.size());
-  }
+  using Pointer = decltype(torch::autograd::Edge::function);
 
   static variable_list apply_packed(const variable_list& grads, const std::vector<at::IValue>& values) {
     torch::dynamo::autograd::PackedArgs packed(values);
-    const auto function = reinterpret_cast<Gradients>(packed.unpack<int64_t>());
+    const auto gradients = reinterpret_cast<Gradients>(packed.unpack<int64_t>());
     const auto wanted = packed.unpack<std::vector<bool>>();
-    Call call;
-    for (size_t k = 0; k < std::tuple_size_v<decltype(tensors_)>; ++k) add(call, k, packed.unpack<OptionalTensor>());
-    each_number(call.map, [&](auto& x) { x = packed.unpack<std::decay_t<decltype(x)>>(); });
-    return gradients(function, grads[0], call, wanted);
+    Tensors tensors;
+    for (Tensor& x : tensors) x = packed.unpack<OptionalTensor>().value_or(Tensor());
+    Numbers numbers;
+    each_number(numbers, [&](auto& x) { x = packed.unpack<std::decay_t<decltype(x)>>(); });
+    return gradients(grads, tensors, numbers, wanted);
   }
 
-  static void add(Call& call, size_t k, OptionalTensor x) {
-    if (k == 0) {
-      call.state = *x;
-    } else if (k == 1) {
-      call.map.p_tensor = std::move(x);
-    } else if (x) {
-      call.saved.push_back(*std::move(x));
+  bool is_output(size_t k) const { return k == 0 && first_is_output_; }
+
+  Tensors unpacked() {
+    Tensors tensors;
+    for (size_t k = 0; k < kTensors; ++k) tensors[k] = is_output(k) ? tensors_[k].unpack(self()) : tensors_[k].unpack();
+    return tensors;
+  }
+
+  // What a saved output asks for, to belong to this node again. (A shared_ptr up to PyTorch 2.12.)
+  template <class P = Pointer, class Node = torch::autograd::Node>
+  P self() {
+    if constexpr (std::is_same_v<P, std::shared_ptr<Node>>) {
+      return static_cast<Node*>(this)->shared_from_this();
+    } else {
+      return P::unsafe_reclaim_from_nonowning(this);
     }
-  }
-
-  template <class AnyMap, class Visit>
-  static void each_number(AnyMap& map, const Visit& visit) {
-    visit(map.p);
-    visit(map.gain);
-    visit(map.mask_strides);
-    visit(map.mask_base);
-    visit(map.block);
-  }
-
-  static OptionalTensor unpacked(const SavedVariable& saved) {
-    Tensor tensor = saved.unpack();
-    return tensor.defined() ? OptionalTensor(std::move(tensor)) : std::nullopt;
   }
 
   std::vector<bool> wanted() const {
@@ -159,9 +157,10 @@ struct FusedDropoutBackward final : torch::autograd::Node {
     return wanted;
   }
 
-  std::array<SavedVariable, kOthers + kMaxInputs> tensors_;
+  std::array<SavedVariable, kTensors> tensors_;
+  bool first_is_output_ = false;
   Gradients gradients_ = nullptr;
-  Map map_;
+  Numbers numbers_;
 };
 
 // Nodes are shared_ptr up to PyTorch 2.12 and intrusive_ptr from 2.13 on.
@@ -173,6 +172,39 @@ auto make_node() {
     return c10::make_intrusive<Node>();
   }
 }
-using NodePointer = decltype(make_node<FusedDropoutBackward>());
+
+// The node of a call that is to be differentiated, or null.
+template <class Node>
+decltype(make_node<Node>()) node_for(at::ArrayRef<Tensor> inputs) {
+  bool any = false;
+  for (const Tensor& x : inputs) any = any || (x.defined() && x.requires_grad());
+  if (!any || !c10::GradMode::is_enabled()) return nullptr;
+  auto node = make_node<Node>();
+  for (const Tensor& x : inputs) {
+    node->add_next_edge(x.defined() ? torch::autograd::impl::gradient_edge(x) : torch::autograd::Edge());
+  }
+  return node;
+}
+
+inline bool any_tangent(at::ArrayRef<Tensor> inputs) {
+  for (const Tensor& x : inputs) {
+    if (x.defined() && x._fw_grad(0).defined()) return true;
+  }
+  return false;
+}
+
+// Whether what is made of them will be differentiated.
+inline bool differentiated(at::ArrayRef<Tensor> inputs) {
+  bool any = any_tangent(inputs);
+  for (const Tensor& x : inputs) any = any || (x.defined() && x.requires_grad() && c10::GradMode::is_enabled());
+  return any;
+}
+
+// p decides which elements there are; there is no derivative, and zero would be a silent lie.
+inline void check_p(const std::string& name, const OptionalTensor& p_tensor) {
+  if (!p_tensor) return;
+  TORCH_CHECK(!(p_tensor->requires_grad() && c10::GradMode::is_enabled()) && !p_tensor->_fw_grad(0).defined(), name,
+              ": p is not differentiable; pass p.detach()");
+}
 
 }  // namespace fused_dropout

@@ -18,10 +18,9 @@ namespace {
 
 using Sizes = std::optional<std::vector<c10::SymInt>>;
 
-enum class Kind : int64_t { kLayerNorm, kRmsNorm, kSoftmax };
-
 // The arguments that every row operation ends with, owned.
 struct OwnedRowMap {
+  static constexpr const char* kNode = "FusedRowsBackward";
   double p, constant;
   OptionalTensor p_tensor;
   int64_t gain;
@@ -36,6 +35,12 @@ struct OwnedRowMap {
         gain(map.gain),
         mask_strides(map.mask_strides ? Sizes(map.mask_strides->vec()) : std::nullopt),
         mask_base(map.mask_base) {}
+  // Without p as a tensor, which the node keeps among the others.
+  OwnedRowMap numbers() const {
+    OwnedRowMap numbers = *this;
+    numbers.p_tensor.reset();
+    return numbers;
+  }
   MaskStrides strides() const { return mask_strides ? MaskStrides(*mask_strides) : MaskStrides(); }
 
   Tensor dropped(const Tensor& x, const Tensor& state) const {
@@ -44,28 +49,16 @@ struct OwnedRowMap {
   }
 };
 
+template <class AnyMap, class Visit, class = std::enable_if_t<std::is_same_v<std::remove_const_t<AnyMap>, OwnedRowMap>>>
+void each_number(AnyMap& map, const Visit& visit) {
+  visit(map.p);
+  visit(map.constant);
+  visit(map.gain);
+  visit(map.mask_strides);
+  visit(map.mask_base);
+}
+
 at::ScalarType wide(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
-bool traced(at::ArrayRef<Tensor> tensors) {
-  bool grad = false, tangent = false;
-  for (const Tensor& x : tensors) {
-    grad = grad || (x.defined() && x.requires_grad());
-    tangent = tangent || (x.defined() && x._fw_grad(0).defined());
-  }
-  return (grad && c10::GradMode::is_enabled()) || tangent;
-}
-bool has_tangent(at::ArrayRef<Tensor> tensors) {
-  for (const Tensor& x : tensors) {
-    if (x.defined() && x._fw_grad(0).defined()) return true;
-  }
-  return false;
-}
-
-void check_p(const char* name, const OptionalTensor& p_tensor) {
-  if (!p_tensor) return;
-  TORCH_CHECK(!(p_tensor->requires_grad() && c10::GradMode::is_enabled()) && !p_tensor->_fw_grad(0).defined(), name,
-              ": p is not differentiable; pass p.detach()");
-}
 
 // The chains. Statistics are made again, so that they are differentiated too.
 
@@ -131,181 +124,54 @@ variable_list softmax_backward_chain(const Tensor& grad_output, const Tensor& in
   return {(scores * map.constant).to(input.scalar_type()), scores.to(input.scalar_type())};
 }
 
-// What the node keeps: an output of the forward direction, or its input; the weight, or the attn_mask; the statistics.
-struct Saved {
-  Tensor x;
-  OptionalTensor other;
-  Tensor statistic[2];
-  Tensor state;
-};
+// What the node keeps: an output of the forward direction, or its input; the weight, or the attn_mask; two statistics;
+// the state, and p.
+using Node = FusedBackward<OwnedRowMap, 6>;
+using RowsNode = decltype(make_node<Node>());
 
-variable_list norm_gradients(Kind kind, const variable_list& grads, const Saved& saved, const OwnedRowMap& map,
+OptionalTensor optional(const Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
+
+template <bool kCentred>
+variable_list norm_gradients(const variable_list& grads, const Node::Tensors& saved, const OwnedRowMap& numbers,
                              const std::vector<bool>& wanted) {
   static const auto layer = find<RowSignatures::LayerNormBackward>("dropout_add_layer_norm_backward");
   static const auto rms = find<RowSignatures::RmsNormBackward>("dropout_add_rms_norm_backward");
+  const auto& [sum, weight, mean, rstd, state, p_tensor] = saved;
+  OwnedRowMap map = numbers;
+  map.p_tensor = optional(p_tensor);
   const bool none = drops_none(map.p, map.p_tensor);
-  const OptionalTensor grad_sum = grads[1].defined() ? OptionalTensor(grads[1]) : std::nullopt;
+  const OptionalTensor grad_sum = optional(grads[1]);
   variable_list out(wanted.size());
   if (!grads[0].defined()) {
-    if (wanted[0] && grad_sum) out[0] = map.dropped(*grad_sum, saved.state);
+    if (wanted[0] && grad_sum) out[0] = map.dropped(*grad_sum, state);
     if (wanted[1] && grad_sum) out[1] = *grad_sum;
     return out;
   }
   const bool residual = wanted[1] || (none && wanted[0]), input = wanted[0] && !none;
-  if (kind == Kind::kLayerNorm) {
-    std::tie(out[0], out[1], out[2], out[3]) = layer.call(
-        grads[0], grad_sum, saved.x, saved.other, saved.statistic[0], saved.statistic[1], saved.state, map.p,
-        map.constant, {input, residual, wanted[2], wanted[3]}, map.p_tensor, map.gain, map.strides(), map.mask_base);
+  if constexpr (kCentred) {
+    std::tie(out[0], out[1], out[2], out[3]) =
+        layer.call(grads[0], grad_sum, sum, optional(weight), mean, rstd, state, map.p, map.constant,
+                   {input, residual, wanted[2], wanted[3]}, map.p_tensor, map.gain, map.strides(), map.mask_base);
   } else {
     std::tie(out[0], out[1], out[2]) =
-        rms.call(grads[0], grad_sum, saved.x, saved.other, saved.statistic[1], saved.state, map.p, map.constant,
+        rms.call(grads[0], grad_sum, sum, optional(weight), rstd, state, map.p, map.constant,
                  {input, residual, wanted[2]}, map.p_tensor, map.gain, map.strides(), map.mask_base);
   }
   if (none && wanted[0]) out[0] = out[1];
   return out;
 }
 
-variable_list softmax_gradients(const variable_list& grads, const Saved& saved, const OwnedRowMap& map,
+variable_list softmax_gradients(const variable_list& grads, const Node::Tensors& saved, const OwnedRowMap& map,
                                 const std::vector<bool>& wanted) {
   static const auto op = find<RowSignatures::SoftmaxBackward>("softmax_dropout_backward");
+  const auto& [input, attn_mask, maximum, inverse, state, p_tensor] = saved;
   variable_list out(wanted.size());
   if (!grads[0].defined()) return out;
   std::tie(out[0], out[1]) =
-      op.call(grads[0], saved.x, saved.other, saved.statistic[0], saved.statistic[1], saved.state, map.p, map.constant,
-              {wanted[0], wanted[1]}, map.p_tensor, map.gain, map.strides(), map.mask_base);
-  if (out[1].defined()) out[1] = at::sum_to(out[1], saved.other->sym_sizes());
+      op.call(grads[0], input, optional(attn_mask), maximum, inverse, state, map.p, map.constant,
+              {wanted[0], wanted[1]}, optional(p_tensor), map.gain, map.strides(), map.mask_base);
+  if (out[1].defined()) out[1] = at::sum_to(out[1], attn_mask.sym_sizes());
   return out;
-}
-
-variable_list gradients(Kind kind, const variable_list& grads, const Saved& saved, const OwnedRowMap& map,
-                        const std::vector<bool>& wanted) {
-  return kind == Kind::kSoftmax ? softmax_gradients(grads, saved, map, wanted)
-                                : norm_gradients(kind, grads, saved, map, wanted);
-}
-
-struct FusedRowsBackward final : torch::autograd::Node {
-  void save(Kind kind, const Saved& saved, OwnedRowMap map) {
-    kind_ = kind;
-    tensors_[0] = SavedVariable(saved.x, kind != Kind::kSoftmax);
-    tensors_[1] = SavedVariable(saved.other, false);
-    for (int k = 0; k < 2; ++k) tensors_[2 + k] = SavedVariable(saved.statistic[k], false);
-    tensors_[4] = SavedVariable(saved.state, false);
-    tensors_[5] = SavedVariable(std::exchange(map.p_tensor, std::nullopt), false);
-    map_ = std::move(map);
-  }
-
-  variable_list apply(variable_list&& grads) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    Tensor tensor[kTensors];
-    for (size_t k = 0; k < kTensors; ++k) tensor[k] = tensors_[k].unpack(self());
-    OwnedRowMap map = map_;
-    const Saved saved = assemble(tensor, map);
-    return gradients(kind_, grads, saved, map, wanted());
-  }
-
-  void compiled_args(CompiledNodeArgs& args) const override {
-    args.collect(static_cast<int64_t>(kind_));
-    for (size_t k = 0; k < kTensors; ++k) args.collect(tensors_[k], k == 0 && kind_ != Kind::kSoftmax);
-    each_number(map_, [&](const auto& x) { args.collect(x); });
-  }
-
-  variable_list apply_with_saved(const variable_list& grads, SwapSavedVariables& saved) override {
-    for (SavedVariable& x : tensors_) saved.before(x);
-    each_number(map_, [&](auto& x) { saved.before(x); });
-    torch::dynamo::autograd::PackedArgs packed;
-    packed.pack(static_cast<int64_t>(kind_));
-    packed.pack(wanted());
-    for (const SavedVariable& x : tensors_) {
-      const Tensor tensor = x.unpack(self());
-      packed.pack(tensor.defined() ? OptionalTensor(tensor) : std::nullopt);
-    }
-    each_number(map_, [&](const auto& x) { packed.pack(x); });
-    std::vector<at::TypePtr> types;
-    for (const at::IValue& value : packed.vec()) {
-      types.push_back(value.isTensor() ? at::TypePtr(at::TensorType::get()) : value.type());
-    }
-    const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
-    const std::string function = compiler->bind_function(saved.get_py_compiler(), name(), &apply_packed, types,
-                                                         /*is_custom_function=*/true, /*is_traceable=*/true);
-    variable_list grad_inputs = compiler->call_function(
-        saved.get_py_compiler(), "apply_functional", function, grads, packed.vec(),
-        torch::dynamo::autograd::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-            torch::dynamo::autograd::get_input_metadata(next_edges())));
-    for (SavedVariable& x : tensors_) saved.after(x);
-    each_number(map_, [&](auto& x) { saved.after(x); });
-    return grad_inputs;
-  }
-
-  void release_variables() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (SavedVariable& x : tensors_) x.reset_data();
-  }
-
-  std::string name() const override { return "FusedRowsBackward"; }
-
- private:
-  static constexpr size_t kTensors = 6;
-  using Pointer = decltype(torch::autograd::Edge::function);
-
-  // What a saved output asks for, to belong to this node again.
-  template <class P = Pointer, class Node = torch::autograd::Node>
-  P self() {
-    if constexpr (std::is_same_v<P, std::shared_ptr<Node>>) {
-      return static_cast<Node*>(this)->shared_from_this();
-    } else {
-      return P::unsafe_reclaim_from_nonowning(this);
-    }
-  }
-
-  static Saved assemble(const Tensor (&tensor)[kTensors], OwnedRowMap& map) {
-    const auto optional = [](const Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; };
-    map.p_tensor = optional(tensor[5]);
-    return {tensor[0], optional(tensor[1]), {tensor[2], tensor[3]}, tensor[4]};
-  }
-
-  static variable_list apply_packed(const variable_list& grads, const std::vector<at::IValue>& values) {
-    torch::dynamo::autograd::PackedArgs packed(values);
-    const auto kind = static_cast<Kind>(packed.unpack<int64_t>());
-    const auto wanted = packed.unpack<std::vector<bool>>();
-    Tensor tensor[kTensors];
-    for (Tensor& x : tensor) x = packed.unpack<OptionalTensor>().value_or(Tensor());
-    OwnedRowMap map;
-    each_number(map, [&](auto& x) { x = packed.unpack<std::decay_t<decltype(x)>>(); });
-    const Saved saved = assemble(tensor, map);
-    return gradients(kind, grads, saved, map, wanted);
-  }
-
-  template <class AnyMap, class Visit>
-  static void each_number(AnyMap& map, const Visit& visit) {
-    visit(map.p);
-    visit(map.constant);
-    visit(map.gain);
-    visit(map.mask_strides);
-    visit(map.mask_base);
-  }
-
-  std::vector<bool> wanted() const {
-    std::vector<bool> wanted;
-    for (size_t k = 0; k < num_outputs(); ++k) wanted.push_back(task_should_compute_output(k));
-    return wanted;
-  }
-
-  Kind kind_ = Kind::kSoftmax;
-  SavedVariable tensors_[kTensors];
-  OwnedRowMap map_;
-};
-
-using RowsNode = decltype(make_node<FusedRowsBackward>());
-
-RowsNode node_for(at::ArrayRef<Tensor> inputs) {
-  bool any = false;
-  for (const Tensor& x : inputs) any = any || (x.defined() && x.requires_grad());
-  if (!any || !c10::GradMode::is_enabled()) return nullptr;
-  RowsNode node = make_node<FusedRowsBackward>();
-  for (const Tensor& x : inputs) {
-    node->add_next_edge(x.defined() ? torch::autograd::impl::gradient_edge(x) : torch::autograd::Edge());
-  }
-  return node;
 }
 
 Tensor or_none(const OptionalTensor& x) { return x.value_or(Tensor()); }
@@ -328,11 +194,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm(c10::DispatchKeySet keys, 
   check_p("dropout_add_layer_norm", p_tensor);
   const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
   const Tensor inputs[] = {input, residual, or_none(weight), or_none(bias)};
-  if (has_tangent(inputs)) {
+  if (any_tangent(inputs)) {
     const auto [sum, rows] = norm_chain(true, input, residual, state, map);
     return {normed_chain(rows, sum, weight, bias), sum, rows.mean.detach().squeeze(-1), rows.rstd.detach().squeeze(-1)};
   }
-  const RowsNode node = node_for(inputs);
+  const RowsNode node = node_for<Node>(inputs);
   auto y = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.redispatch(keys & c10::after_autograd_keyset, input, residual, weight, bias, state, p, eps, p_tensor,
@@ -340,7 +206,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm(c10::DispatchKeySet keys, 
   }();
   if (node) {
     torch::autograd::set_history(variable_list{std::get<0>(y), std::get<1>(y)}, node);
-    node->save(Kind::kLayerNorm, {std::get<1>(y), weight, {std::get<2>(y), std::get<3>(y)}, state}, map);
+    node->save(&norm_gradients<true>,
+               {std::get<1>(y), or_none(weight), std::get<2>(y), std::get<3>(y), state, or_none(p_tensor)},
+               map.numbers(),
+               /*first_is_output=*/true);
   }
   return y;
 }
@@ -353,11 +222,11 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm(c10::DispatchKeySet keys, const Tens
   check_p("dropout_add_rms_norm", p_tensor);
   const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
   const Tensor inputs[] = {input, residual, or_none(weight)};
-  if (has_tangent(inputs)) {
+  if (any_tangent(inputs)) {
     const auto [sum, rows] = norm_chain(false, input, residual, state, map);
     return {normed_chain(rows, sum, weight, std::nullopt), sum, rows.rstd.detach().squeeze(-1)};
   }
-  const RowsNode node = node_for(inputs);
+  const RowsNode node = node_for<Node>(inputs);
   auto y = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.redispatch(keys & c10::after_autograd_keyset, input, residual, weight, state, p, eps, p_tensor, gain,
@@ -365,7 +234,9 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm(c10::DispatchKeySet keys, const Tens
   }();
   if (node) {
     torch::autograd::set_history(variable_list{std::get<0>(y), std::get<1>(y)}, node);
-    node->save(Kind::kRmsNorm, {std::get<1>(y), weight, {Tensor(), std::get<2>(y)}, state}, map);
+    node->save(&norm_gradients<false>,
+               {std::get<1>(y), or_none(weight), Tensor(), std::get<2>(y), state, or_none(p_tensor)}, map.numbers(),
+               /*first_is_output=*/true);
   }
   return y;
 }
@@ -378,8 +249,8 @@ std::tuple<Tensor, Tensor, Tensor> softmax(c10::DispatchKeySet keys, const Tenso
   check_p("softmax_dropout", p_tensor);
   const OwnedRowMap map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
   const Tensor inputs[] = {input, or_none(attn_mask)};
-  const bool tangent = has_tangent(inputs);
-  const RowsNode node = tangent ? nullptr : node_for(inputs);
+  const bool tangent = any_tangent(inputs);
+  const RowsNode node = tangent ? nullptr : node_for<Node>(inputs);
   auto y = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.redispatch(keys & c10::after_autograd_keyset, input, attn_mask, state, p, softmax_scale, p_tensor, gain,
@@ -389,7 +260,8 @@ std::tuple<Tensor, Tensor, Tensor> softmax(c10::DispatchKeySet keys, const Tenso
     std::get<0>(y) = map.dropped(softmax_chain(input, attn_mask, softmax_scale).to(input.scalar_type()), state);
   } else if (node) {
     torch::autograd::set_history(std::get<0>(y), node);
-    node->save(Kind::kSoftmax, {input, attn_mask, {std::get<1>(y), std::get<2>(y)}, state}, map);
+    node->save(&softmax_gradients,
+               {input, or_none(attn_mask), std::get<1>(y), std::get<2>(y), state, or_none(p_tensor)}, map.numbers());
   }
   return y;
 }
@@ -402,7 +274,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_backward(c10::DispatchKeyS
                                                                const OptionalTensor& p_tensor, int64_t gain,
                                                                MaskStrides mask_strides, c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::LayerNormBackward>("dropout_add_layer_norm_backward");
-  if (traced({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
+  if (differentiated({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
     const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
     const variable_list g = norm_backward_chain(true, grad_normed, grad_sum, sum, weight, state, map, wanted);
     return {g[0], g[1], g[2], g[3]};
@@ -419,7 +291,7 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(c10::DispatchKeySet keys, c
                                                      std::array<bool, 3> wanted, const OptionalTensor& p_tensor,
                                                      int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::RmsNormBackward>("dropout_add_rms_norm_backward");
-  if (traced({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
+  if (differentiated({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
     const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
     const variable_list g = norm_backward_chain(false, grad_normed, grad_sum, sum, weight, state, map, wanted);
     return {g[0], g[1], g[2]};
@@ -435,7 +307,7 @@ std::tuple<Tensor, Tensor> softmax_backward(c10::DispatchKeySet keys, const Tens
                                             std::array<bool, 2> wanted, const OptionalTensor& p_tensor, int64_t gain,
                                             MaskStrides mask_strides, c10::SymInt mask_base) {
   static const auto op = find<RowSignatures::SoftmaxBackward>("softmax_dropout_backward");
-  if (traced({grad_output, input, or_none(attn_mask)})) {
+  if (differentiated({grad_output, input, or_none(attn_mask)})) {
     const OwnedRowMap map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
     const variable_list g = softmax_backward_chain(grad_output, input, attn_mask, state, map);
     return {wanted[0] ? g[0] : Tensor(), wanted[1] ? g[1] : Tensor()};
