@@ -54,6 +54,19 @@ for name, (_, count) in reference.CHAINS.items():
     OPCHECKS[name] = [((*tensors, 0.5), {})]
     OPCHECKS[f"{name}_apply"] = [((*tensors, STATE, 1.0), {"p_tensor": P})]
     OPCHECKS[f"{name}_backward"] = [((grad, *saved, STATE, 0.5), {})]
+ROW, OF_ROWS = x_of(6), [torch.ones(4), torch.ones(4)]  # of a weight or a bias, and the statistics
+OPCHECKS |= {
+    "dropout_add_layer_norm_apply": [((x_of(4, 6), x_of(4, 6), ROW, ROW, STATE, 0.5, 1e-5), {"mask_strides": [0, 1]})],
+    "dropout_add_layer_norm_backward": [
+        ((x_of(4, 6), None, x_of(4, 6), ROW, *OF_ROWS, STATE, 0.5, 1e-5, [True] * 4), {"p_tensor": P})
+    ],
+    "dropout_add_rms_norm_apply": [((x_of(4, 6), x_of(4, 6), None, STATE, 1.0, 1e-5), {"p_tensor": P})],
+    "dropout_add_rms_norm_backward": [
+        ((x_of(4, 6), x_of(4, 6), x_of(4, 6), None, OF_ROWS[0], STATE, 0.5, 1e-5, [True, False, False]), {})
+    ],
+    "softmax_dropout_apply": [((x_of(4, 6), ROW, STATE, 1.0, 0.5), {"p_tensor": P, "mask_strides": [0, 1]})],
+    "softmax_dropout_backward": [((x_of(4, 6), x_of(4, 6), None, *OF_ROWS, STATE, 0.5, 0.5, [True, False]), {})],
+}
 BLOCKS = {"mask_strides": [50, 25, 5, 1], "block": [3, 4, 5, 5]}  # of a map of 7 by 8
 OPCHECKS["dropout"].append(((x_of(2, 2, 7, 8), 0.1), BLOCKS))
 for name in ("dropout", "dropout_add", "zoneout", "gaussian_dropout"):  # the parts of complex numbers

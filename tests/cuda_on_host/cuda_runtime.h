@@ -1,7 +1,7 @@
 // Runs the CUDA kernels' own source on the host, so that a machine without a GPU can check every element they write.
 //
-// A block's threads are fibers of one OS thread. They run one after the other, and stop where they have to meet: where a
-// warp exchanges values (__shfl_sync) and where a block waits for all of its threads (__syncthreads). Nothing else of
+// A block's threads are fibers of one OS thread. They run one after the other, and stop where they have to meet: where
+// a warp exchanges values (__shfl_sync) and where a block waits for all of its threads (__syncthreads). Nothing else of
 // CUDA's memory model is needed by these kernels. Blocks run one after the other, so that shared memory is static.
 #pragma once
 
