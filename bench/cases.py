@@ -60,7 +60,7 @@ class Family:
     """A row as it is written down: one case for each dtype that has targets, and for each thread count.
 
     `accesses` is how often the operation moves an element, reads and writes, whatever the hardware adds to that;
-    `quick` says that `--quick` measures it too; `table` and `column` say where the README has it.
+    `quick` says that `--quick` measures it too; `last`, that only the last thread count is; `table` and `column` say where the README has it.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Family:
     inputs: Inputs = work.flat
     table: str = ""
     column: str = ""
+    last: bool = False
 
     def case(self, dtype: torch.dtype, threads: int) -> Case:
         one, several = self.targets[dtype]
@@ -163,6 +164,7 @@ def _of_pipeline(pipeline: work.Pipeline) -> Iterator[Family]:
                 inputs=pipeline.inputs,
                 table="pipelines",
                 column=peer + suffix,
+                last=peer != "unmasked",
             )
 
 
@@ -230,7 +232,7 @@ def cases(threads: Sequence[int], cuda: bool, quick: bool, only: str = "") -> It
             if quick and not family.quick:
                 continue
             for dtype in family.targets:
-                for count in counts[:1] if family.numel <= ONE_THREAD else counts:
+                for count in counts[:1] if family.numel <= ONE_THREAD else counts[-1:] if family.last else counts:
                     case = family.case(dtype, count)
                     if only in case.label:
                         yield case

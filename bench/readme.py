@@ -21,12 +21,19 @@ TABLES = {
     "layers": "**Layers.** A new output and the gradient against `torch.mul`, in place against `mul_`; native is\n"
     "PyTorch's own, or what libraries write where PyTorch has none.",
     "pipelines": "**Pipelines** against the eager chain with a multiply in dropout's place (unmasked), the eager\n"
-    "chain, and torch.compile of that; forward, and forward with the gradients of all inputs (step).",
+    "chain, and torch.compile of that, these two with all threads; forward, and with the gradients of all inputs (step).",
     "compiled": "**torch.compile** of one call against torch.compile of `F.dropout`, by the number of elements.",
 }
 
 
-def section(path: Path, names: Sequence[str] = ("pipelines",)) -> str:
+# Of the pipelines, those that the README shows.
+SHOWN = (
+    *("dropout_add", "drop_path_add", "bias_dropout_add", "relu_dropout", "bias_gelu_dropout", "silu_dropout"),
+    *("swiglu_dropout of halves", "dropout_add_layer_norm", "dropout_add_rms_norm", "softmax_dropout"),
+)
+
+
+def section(path: Path, names: Sequence[str] = ("pipelines",), shown: Sequence[str] | None = SHOWN) -> str:
     """The text between the markers: where it was measured, and a row for each case with one thread and with all."""
     result = json.loads(path.read_text())
     facts, saved = result["provenance"], result["saved_for_backward"]
@@ -44,7 +51,7 @@ def section(path: Path, names: Sequence[str] = ("pipelines",)) -> str:
         targets = {f"{row['target']:.2f}" for row in rows.values() if row["target"] is not None}
         lines.append(" | ".join([*key, *ratios, ", ".join(sorted(targets, reverse=True))]))
     body = "\n".join(f"| {line} |" for line in lines)
-    tables = "\n\n".join(f"{TABLES[name]}\n\n{table(result['rows'], name)}" for name in names)
+    tables = "\n\n".join(f"{TABLES[name]}\n\n{table(result['rows'], name, shown)}" for name in names)
     commit = facts["commit"][:12] + (" and changes" if facts["dirty"] else "")
     return (
         f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; "
@@ -61,13 +68,12 @@ def section(path: Path, names: Sequence[str] = ("pipelines",)) -> str:
 
 def results(path: Path) -> str:
     """bench/RESULTS.md."""
-    return (
-        f"# Results\n\nWritten by `python -m bench.readme bench/results/{path.name}`.\n\n{section(path, list(TABLES))}"
-    )
+    body = section(path, list(TABLES), None)
+    return f"# Results\n\nWritten by `python -m bench.readme bench/results/{path.name}`.\n\n{body}"
 
 
-def table(rows: list[dict[str, Any]], of: str) -> str:
-    """A line for each operation, a column for each way to run it; `!` marks a missed target."""
+def table(rows: list[dict[str, Any]], of: str, shown: Sequence[str] | None) -> str:
+    """A line for each operation (or each of `shown`), a column for each way to run it; `!` marks a missed target."""
     names: dict[str, dict[str, list[str]]] = {}
     targets: dict[str, set[float | None]] = {}
     for row in rows:
@@ -82,6 +88,8 @@ def table(rows: list[dict[str, Any]], of: str) -> str:
     head = ["", *(column + same[column] for column in targets)]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for name, cells in names.items():
+        if shown is not None and name not in shown:
+            continue
         lines.append(" | ".join([name, *(" / ".join(cells.get(column, [])) for column in targets)]))
     return "\n".join(f"| {line} |" for line in lines)
 

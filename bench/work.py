@@ -358,9 +358,10 @@ PIPELINES = (
         lambda x, residual: reference.dropout_add(x, residual, P, mask_strides=_paths(x))[0],
         accesses=3,
     ),
-    *(_activation(name) for name in reference.ACTIVATIONS),
-    *(_biased(name) for name in reference.ACTIVATIONS),
-    *(_gated(name, *form) for name in reference.GATED for form in (("x", "up"), ("halves",))),
+    *(_activation(name) for name in reference.ACTIVATIONS if name != "gelu_tanh"),
+    *(_biased(name) for name in reference.ACTIVATIONS if name != "gelu_tanh"),
+    *(_gated(name, "halves") for name in ("swiglu", "geglu")),
+    _gated("swiglu", "x", "up"),
     _norm("layer_norm", "gain", "bias"),
     _norm("rms_norm", "gain"),
     Pipeline(

@@ -9,6 +9,8 @@
 #endif
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
 namespace fused_dropout {
 namespace {
@@ -17,6 +19,12 @@ namespace {
 // threshold ends here); smaller blocks it hands out again with their pages in place.
 constexpr int64_t kFromKernel = int64_t{32} << 20;
 constexpr int64_t kPopulated = int64_t{4} << 20;  // bytes in one request, so that threads share them
+
+// PyTorch's own switch for large pages, of which without it PyTorch asks for none.
+bool large_pages() {
+  static const char* const choice = std::getenv("THP_MEM_ALLOC_ENABLE");
+  return choice == nullptr || std::strcmp(choice, "0") != 0;
+}
 
 }  // namespace
 
@@ -32,8 +40,10 @@ at::Tensor new_cpu_output(const at::Tensor& like) {
     char* const data = static_cast<char*>(output.mutable_data_ptr());
     const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
     const uintptr_t begin_of_pages = reinterpret_cast<uintptr_t>(data) & ~(page - 1);
-    madvise(reinterpret_cast<void*>(begin_of_pages), reinterpret_cast<uintptr_t>(data + bytes) - begin_of_pages,
-            MADV_HUGEPAGE);
+    if (large_pages()) {
+      madvise(reinterpret_cast<void*>(begin_of_pages), reinterpret_cast<uintptr_t>(data + bytes) - begin_of_pages,
+              MADV_HUGEPAGE);
+    }
     at::parallel_for(0, (bytes + kPopulated - 1) / kPopulated, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const uintptr_t first = reinterpret_cast<uintptr_t>(data + i * kPopulated) & ~(page - 1);

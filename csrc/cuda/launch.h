@@ -29,13 +29,14 @@ constexpr int kStridedBlocks = kOperands > 3                     ? 2
                                : sizeof(T) == 8 || kOperands > 2 ? 3
                                                                  : 4;
 
-// Row operations: octets of a row that a thread holds. 4 are 32 float32 in registers for each value that is kept, two
-// values at most, and as many for the sums of columns. A warp takes rows up to 1,024 elements, which leaves its lanes
+// Row operations: octets of a row that a thread holds, 32 registers for each value that is kept, two values at most,
+// and as many for the sums of columns. A warp takes rows up to 1,024 elements (512 of float64), which leaves its lanes
 // 16 bytes of each operand at once, a block up to 8,192; both are the widths of most models.
-constexpr int kRowOctets = 4;
+template <class T>
+constexpr int kRowOctets = sizeof(T) == 8 ? 2 : 4;
 
-// Blocks a multiprocessor, at least. A thread that holds octets takes what registers it wants, 128 forward and 157
-// backward in float32, 255 in float64; one that holds none is to leave room for others. None of them spills.
+// Blocks a multiprocessor, at least. A thread that holds octets takes what registers it wants, 218 at most; one that
+// holds none is to leave room for others. None of them spills.
 template <class T, bool kFits>
 constexpr int kRowBlocks = kFits            ? 1
                            : sizeof(T) == 8 ? 2

@@ -14,7 +14,7 @@ struct RowTeam {
   using C = Compute<T>;
   static constexpr int kKept = Op::kKept, kSums = Op::kSums;
   static constexpr bool kHolds = kFits && !Op::kRecomputes, kAddsInRegisters = kFits && Op::kColumns > 0;
-  static constexpr int kHeld = kHolds ? kRowOctets : 1, kAdded = kAddsInRegisters ? kRowOctets : 1;
+  static constexpr int kHeld = kHolds ? kRowOctets<T> : 1, kAdded = kAddsInRegisters ? kRowOctets<T> : 1;
 
   const RowArgs& a;
   const Mask mask;
@@ -33,7 +33,7 @@ struct RowTeam {
   __device__ __forceinline__ void each_octet(const Body& body) const {
     if constexpr (kFits) {
 #pragma unroll
-      for (int j = 0; j < kRowOctets; ++j) {
+      for (int j = 0; j < kRowOctets<T>; ++j) {
         const int64_t i = static_cast<int64_t>(j * kTeam + thread) * kGroup;
         if (i < a.features) body(j, i);
       }

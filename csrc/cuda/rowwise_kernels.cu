@@ -58,10 +58,10 @@ struct LaunchRows {
   template <class Op, class T>
   cudaError_t operator()() const {
     static_assert(sizeof(RowArgs) <= 4096, "what a kernel's arguments may take on every architecture");
-    if (args.features <= kWarp * kGroup * kRowOctets) {
+    if (args.features <= kWarp * kGroup * kRowOctets<T>) {
       return launch(rows_kernel<Op, T, kWarp, true>, args, args.parts() * kWarp, stream);
     }
-    const bool fits = args.features <= kThreads * kGroup * kRowOctets;
+    const bool fits = args.features <= kThreads * kGroup * kRowOctets<T>;
     return launch(fits ? rows_kernel<Op, T, kThreads, true> : rows_kernel<Op, T, kThreads, false>, args,
                   args.parts() * kThreads, stream);
   }
