@@ -60,7 +60,8 @@ class Family:
     """A row as it is written down: one case for each dtype that has targets, and for each thread count.
 
     `accesses` is how often the operation moves an element, reads and writes, whatever the hardware adds to that;
-    `quick` says that `--quick` measures it too; `last`, that only the last thread count is; `table` and `column` say where the README has it.
+    `quick` says that `--quick` measures it too; `last`, that it is measured with the last thread count alone; `table`
+    and `column` say where the README has it.
     """
 
     name: str

@@ -3,15 +3,16 @@
     python -m bench.memory
 
 The blocks are those of examples/transformer.py. Each kind runs in a process of its own, whose peak counts: the largest
-resident set less what was resident before the step on the CPU, PyTorch's own count on CUDA. Saved for backward are the
+resident set less what was resident before the step on the CPU (of Linux), PyTorch's own count on CUDA. Saved for backward are the
 bytes of memory that autograd keeps alive between the two passes, parameters excepted.
 """
 
 import argparse
 import json
-import resource
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ SHAPE = {"batch": 8, "steps": 512, "width": 512, "heads": 8, "blocks": 2}
 P = 0.1
 
 
-def resident() -> int:
-    """The largest resident set so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def resident(which: str) -> int:
+    """Bytes in memory, of this process: "VmRSS" now, "VmHWM" at most so far. (getrusage's maximum is inherited.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{which}:\s+(\d+) kB$", status, re.M)[1]) * 1024  # type: ignore[index]
 
 
 def step(blocks: nn.ModuleList, x: Tensor) -> None:
@@ -65,9 +67,9 @@ def measure(fused: bool, device: str) -> dict[str, int]:
         step(blocks, x)
         peak = torch.cuda.max_memory_allocated() - before
     else:
-        before = resident()
+        before = resident("VmRSS")
         step(blocks, x)
-        peak = resident() - before
+        peak = resident("VmHWM") - before
     return {"peak_bytes": peak, "saved_bytes": saved(blocks, x)}
 
 

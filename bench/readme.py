@@ -21,7 +21,7 @@ TABLES = {
     "layers": "**Layers.** A new output and the gradient against `torch.mul`, in place against `mul_`; native is\n"
     "PyTorch's own, or what libraries write where PyTorch has none.",
     "pipelines": "**Pipelines** against the eager chain with a multiply in dropout's place (unmasked), the eager\n"
-    "chain, and torch.compile of that, these two with all threads; forward, and with the gradients of all inputs (step).",
+    "chain, and torch.compile of that (these two with all threads); forward, and with all gradients (step).",
     "compiled": "**torch.compile** of one call against torch.compile of `F.dropout`, by the number of elements.",
 }
 

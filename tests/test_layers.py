@@ -295,6 +295,56 @@ def test_docstring_code_runs_and_gives_the_same_output_and_gradient(name, i):
             torch.testing.assert_close(ours, theirs)
 
 
+ROWS = {  # what tests/test_norms.py and tests/test_softmax.py test: arguments, and how a module is made
+    "dropout_add_layer_norm": ([randn(4, 6), randn(6, 4).t()], {"weight": randn(6), "bias": randn(6)}),
+    "dropout_add_rms_norm": ([randn(4, 6), randn(4, 6)], {"weight": randn(6)}),
+    "softmax_dropout": ([randn(4, 6)], {"attn_mask": randn(6) > -1, "softmax_scale": 0.5}),
+    "DropoutAddLayerNorm": ([randn(4, 6), randn(4, 6)], {"normalized_shape": 6, "dtype": torch.float64}),
+    "DropoutAddRMSNorm": ([randn(4, 6), randn(4, 6)], {"normalized_shape": 6, "dtype": torch.float64}),
+    "SoftmaxDropout": ([randn(4, 6)], {"softmax_scale": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_docstring_code_of_row_operations_runs_and_gives_the_same(name):
+    tensors, options = ROWS[name]
+    thing = getattr(fused_dropout, name)
+    names = {
+        "torch": torch,
+        "fused_dropout": fused_dropout,
+        "rng": STATE,
+        "p": 0.3,
+        "training": True,
+        "input": tensors[0],
+    }
+    names |= dict(zip(("input", "residual"), tensors, strict=False))
+    if inspect.isclass(thing):
+        names["module"] = thing(p=0.3, **options)
+        got = names["module"](*tensors, rng=STATE)
+    else:
+        names |= {
+            key: q.default for key, q in inspect.signature(thing).parameters.items() if key not in names
+        } | options
+        got = thing(*tensors, p=0.3, rng=STATE, **options)
+    exec(equivalent(name), names)
+    torch.testing.assert_close(got, names["output"])
+
+
+def test_every_public_name_has_its_code_run():
+    elsewhere = {
+        "dropout_linear",
+        "DropoutLinear",
+        "Zoneout",
+        "WeightDrop",
+        "monte_carlo",
+        "predict",
+        "convert",
+        "revert",
+    }
+    without = {"RNG_VERSION", "build_info"}
+    assert set(fused_dropout.__all__) == set(PUBLIC) | set(ROWS) | elsewhere | without
+
+
 def test_a_docstring_without_code_is_noticed():
     assert {"dropout", "DropBlock2d", "normal_noise"} <= set(PUBLIC)
     assert set(CASES) == set(PUBLIC)
