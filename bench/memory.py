@@ -3,8 +3,8 @@
     python -m bench.memory
 
 The blocks are those of examples/transformer.py. Each kind runs in a process of its own, whose peak counts: the largest
-resident set less what was resident before the step on the CPU (of Linux), PyTorch's own count on CUDA. Saved for backward are the
-bytes of memory that autograd keeps alive between the two passes, parameters excepted.
+resident set less what was resident before the step on the CPU (of Linux), PyTorch's own count on CUDA. Saved for
+backward are the bytes of memory that autograd keeps alive between the two passes, parameters excepted.
 """
 
 import argparse
