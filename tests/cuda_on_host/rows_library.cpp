@@ -4,8 +4,8 @@
 
 using namespace fused_dropout;
 
-// `operands`: three inputs, weight, bias, attn_mask, three outputs, two statistics, two arrays of columns' sums, each of
-// which may be null. `strides` holds those of attn_mask, in elements.
+// `operands`: three inputs, weight, bias, attn_mask, three outputs, two statistics, two arrays of columns' sums, each
+// of which may be null. `strides` holds those of attn_mask, in elements.
 extern "C" int64_t run_rows_on_cuda(int operation, int dtype, void* const* operands, int ndim, const int64_t* sizes,
                                     const int64_t* strides, const uint64_t* mask_strides, uint64_t mask_base,
                                     int attend, int masked, double constant, uint64_t seed, uint64_t offset, double p,
