@@ -121,7 +121,7 @@ class Transformer(nn.Module):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = read_options(__file__, __doc__, arguments, seeds=5, epochs=20)
+    options = read_options(__file__, __doc__, arguments, seeds=8, epochs=20)
     training, test, vocabulary = load(options.device)
     variants = {
         name: partial(Transformer, len(vocabulary), p, fused)
