@@ -35,7 +35,7 @@ constexpr int kStridedBlocks = kOperands > 3                     ? 2
 template <class T>
 constexpr int kRowOctets = sizeof(T) == 8 ? 2 : 4;
 
-// Blocks a multiprocessor, at least. A thread that holds octets takes what registers it wants, 218 at most; one that
+// Blocks a multiprocessor, at least. A thread that holds octets takes what registers it wants, up to 234; one that
 // holds none is to leave room for others. None of them spills.
 template <class T, bool kFits>
 constexpr int kRowBlocks = kFits            ? 1
