@@ -13,10 +13,10 @@ import pytest
 from conftest import build_info
 
 # Registers a thread. 65,536 a multiprocessor: 48 let 5 blocks of 256 threads run at once, 64 four, 80 three, 128 two,
-# and 255, the most there are, one.
+# and 255, the most there are, one; the small ones are far below what any of them needs.
 BUDGET = {"linear": 48, "linear float64": 80, "linear float64, many": 128, "strided": 64, "strided, three": 80,
           "strided, many": 128, "write_state": 32, "seeds": 64, "blocks": 64, "rows": 255,
-          "sum_of_parts": 32}  # fmt: skip
+          "sum_of_parts": 40}  # fmt: skip
 # Tensors that a pipeline reads and writes; two in the others.
 OPERANDS = {
     **dict.fromkeys(("DropoutAdd", "Zoneout", "BiasDropout", "BiasActivationDropout", "BiasReluDropout"), 3),
