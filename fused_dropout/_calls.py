@@ -34,6 +34,11 @@ def check_flags(name: str, **flags: Any) -> None:
             raise TypeError(f"{name}(): argument '{argument}' must be bool, not {type(value).__name__}")
 
 
+def check_number(name: str, argument: str, value: Any) -> None:
+    if isinstance(value, (Tensor, str)) or not hasattr(type(value), "__float__"):
+        raise TypeError(f"{name}(): argument '{argument}' must be a number, not {type(value).__name__}")
+
+
 def check_block(name: str, block_size: Any, gamma_scale: Any) -> None:
     try:
         size = operator.index(block_size)
@@ -41,8 +46,7 @@ def check_block(name: str, block_size: Any, gamma_scale: Any) -> None:
         raise TypeError(f"{name}(): argument 'block_size' must be int, not {type(block_size).__name__}") from None
     if size < 1:
         raise ValueError(f"{name}: expected block_size to be at least 1, but got {block_size}")
-    if isinstance(gamma_scale, (Tensor, str)) or not hasattr(type(gamma_scale), "__float__"):
-        raise TypeError(f"{name}(): argument 'gamma_scale' must be a number, not {type(gamma_scale).__name__}")
+    check_number(name, "gamma_scale", gamma_scale)
     if not 0 <= gamma_scale < float("inf"):
         raise ValueError(f"{name}: expected gamma_scale to be finite and at least 0, but got {gamma_scale}")
 

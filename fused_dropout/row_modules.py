@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import rowwise
+from ._calls import check_number
 from .modules import _Layer
 from .rng import Rng
 
@@ -33,7 +34,7 @@ class _Norm(_Layer):
         if isinstance(normalized_shape, bool) or not hasattr(type(normalized_shape), "__index__"):
             kind = type(normalized_shape).__name__
             raise TypeError(f"{name}(): argument 'normalized_shape' must be int, not {kind}")
-        rowwise.check_number(name, "eps", eps)
+        check_number(name, "eps", eps)
         super().__init__(p, False)
         self.normalized_shape, self.eps, self.elementwise_affine = normalized_shape, eps, elementwise_affine
 
@@ -145,7 +146,7 @@ class SoftmaxDropout(_Layer):
     softmax_scale: float = 1.0
 
     def __init__(self, p: "float | Tensor" = 0.5, softmax_scale: float = 1.0) -> None:
-        rowwise.check_number("SoftmaxDropout", "softmax_scale", softmax_scale)
+        check_number("SoftmaxDropout", "softmax_scale", softmax_scale)
         super().__init__(p, False, softmax_scale=softmax_scale)
 
     def forward(self, input: Tensor, attn_mask: Tensor | None = None, *, rng: Rng = None) -> Tensor:

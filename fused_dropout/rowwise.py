@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._calls import check, check_like
+from ._calls import check, check_like, check_number
 from ._extension import ops
 from .reference import check_rows
 from .rng import Rng, as_state, draw
@@ -137,11 +137,6 @@ def softmax_dropout(
     state, number, p_tensor = _state(name, input, checked_p, training, generator, rng)
     options = {} if p_tensor is None else {"p_tensor": p_tensor}
     return ops.softmax_dropout_apply(input, attn_mask, state, number, float(softmax_scale), **options)[0]
-
-
-def check_number(name: str, argument: str, value: Any) -> None:
-    if isinstance(value, (Tensor, str)) or not hasattr(type(value), "__float__"):
-        raise TypeError(f"{name}(): argument '{argument}' must be a number, not {type(value).__name__}")
 
 
 def _check(

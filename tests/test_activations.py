@@ -157,7 +157,6 @@ def test_a_dropped_element_is_zero_whatever_it_was(name):
     for bad in (math.nan, math.inf, -math.inf):
         inputs = [torch.where(wide, 1.0, bad), *(t for t in inputs_for(name, torch.ones(40, 50))[1:])]
         y = getattr(ops, f"{name}_apply")(*inputs, state(), 0.5)
-        assert torch.equal(y == 0, ~keep | (y == 0))
         assert not y[~keep].any()
         if name in BACKWARD:
             grads = getattr(ops, f"{name}_backward")(*backward_of(name, inputs, y), state(), 0.5)

@@ -53,7 +53,7 @@ def test_python_arrows():
         "modules": {"_calls", "functional", "pipelines", "rng"},
     }
     allowed["rowwise"] = {"_calls", "_extension", "reference", "rng"}
-    allowed["row_modules"] = {"modules", "rng", "rowwise"}
+    allowed["row_modules"] = {"_calls", "modules", "rng", "rowwise"}
     layers = {"_calls", "functional", "modules", "reference", "rng"}
     allowed |= {"weight_drop": layers, "recurrent": layers, "conversion": layers}
     allowed["prediction"] = layers | {"conversion", "weight_drop", "recurrent"}

@@ -50,8 +50,8 @@ struct DropoutAddNorm {
 };
 
 // Inputs: the gradient of y, sum, and sum's own gradient. With u = grad_y * weight and n = (sum - mean) * rstd:
-//   grad_residual = rstd * (u - mean of u - n * mean of (n * u)) + grad_sum, grad_input = keep ? grad_residual * gain :
-//   0
+//   grad_residual = rstd * (u - mean of u - n * mean of (n * u)) + grad_sum,
+//   grad_input = keep ? grad_residual * gain : 0
 template <class C, bool kCentred>
 struct DropoutAddNormBackward {
   static constexpr int kInputs = 3, kKept = 3, kRounds = 1, kSums = kCentred ? 2 : 1, kColumns = 2;
