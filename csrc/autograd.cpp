@@ -28,6 +28,12 @@ struct Call {
 using Node = FusedBackward<Map, 2 + kMaxInputs>;  // its state, p, and what is saved
 using NodePointer = decltype(make_node<Node>());
 
+// Whether both gradients are wanted that an operation AndSum makes.
+template <class Pipeline>
+bool sums_bias(const Call& call, const std::vector<bool>& wanted) {
+  return call.map.bias_is_row && wanted[0] && wanted[Pipeline::kBias];
+}
+
 // An affine pipeline.
 template <class Pipeline>
 struct Affine {
@@ -52,9 +58,14 @@ struct Affine {
 
   static variable_list gradients(const Tensor& grad, const Call& call, const std::vector<bool>& wanted) {
     variable_list grad_inputs(wanted.size());
+    if (sums_bias<Pipeline>(call, wanted)) {
+      static const auto op = find<Signatures<1, 2>::Apply>(apply_name<AndSum<Dropout<float>>>());
+      std::tie(grad_inputs[0], grad_inputs[Pipeline::kBias]) =
+          call.map.apply(op, call.state, static_cast<int64_t>(derivative(call, 0).gain), grad);
+    }
     size_t known = wanted.size();  // an input whose gradient has been computed; a bias has the same, to be summed up
     for (size_t k = 0; k < wanted.size(); ++k) {
-      if (!wanted[k]) continue;
+      if (!wanted[k] || grad_inputs[k].defined()) continue;
       grad_inputs[k] = known < k && same(call, known, k) ? grad_inputs[known] : map(call, k, grad);
       known = k;
     }
@@ -78,17 +89,21 @@ struct WithBackward {
   using Backward = typename Pipeline::Backward;
   static constexpr bool kTwo = Backward::kOutputs == 2;
 
-  template <size_t... I>
-  static variable_list backward(const Tensor& grad, const Call& call, std::index_sequence<I...>) {
+  template <class Operation, size_t... I>
+  static variable_list call_of(const Tensor& grad, const Call& call, std::index_sequence<I...>) {
     static const auto op =
-        find<typename Signatures<sizeof...(I) + 1, std::tuple_size_v<Written>>::Apply>(apply_name<Backward>());
+        find<typename Signatures<sizeof...(I) + 1, kReturnsPair<Operation> ? 2 : 1>::Apply>(apply_name<Operation>());
     return listed(call.map.apply(op, call.state, call.map.gain, grad, call.saved[I]...));
   }
+  template <class Operation = Backward>
   static variable_list backward(const Tensor& grad, const Call& call) {
-    return backward(grad, call, std::make_index_sequence<kTensorCount<Backward> - 1>());
+    return call_of<Operation>(grad, call, std::make_index_sequence<kTensorCount<Operation> - 1>());
   }
 
   static variable_list gradients(const Tensor& grad, const Call& call, const std::vector<bool>& wanted) {
+    if constexpr (Pipeline::kBias >= 0) {
+      if (sums_bias<Pipeline>(call, wanted)) return backward<AndSum<Backward>>(grad, call);
+    }
     const variable_list computed = backward(grad, call);
     variable_list grad_inputs(wanted.size());
     for (size_t k = 0; k < wanted.size(); ++k) {
@@ -118,7 +133,6 @@ struct WithBackward {
   }
 
  private:
-  using Written = std::conditional_t<kTwo && !Pipeline::kHalves, Pair, std::tuple<Tensor>>;
   static variable_list listed(const Tensor& one) { return {one}; }
   static variable_list listed(const Pair& two) { return {std::get<0>(two), std::get<1>(two)}; }
 };
@@ -154,11 +168,16 @@ variable_list gradients(const variable_list& grads, const Node::Tensors& tensors
   return Rules<Pipeline>::gradients(grads[0], call, wanted);
 }
 
+bool is_row(const Tensor& bias, const Tensor& input) {
+  return bias.dim() == 1 && input.dim() > 0 && bias.sym_size(0) == input.sym_size(-1);
+}
+
 // Attaches the graph node and the tangent to `output`, which in place is the input itself.
 template <class Pipeline>
 void record(const Tensor& output, at::ArrayRef<Tensor> inputs, const Tensor& state, const NodePointer& node, Map map,
             bool in_place) {
   Call call{{}, state, std::move(map)};
+  if constexpr (Pipeline::kBias >= 0) call.map.bias_is_row = is_row(inputs[Pipeline::kBias], inputs[0]);
   if (Pipeline::kGradient == Gradient::kOfInputs) call.saved = inputs.vec();
   if (Pipeline::kGradient == Gradient::kOfOutput) call.saved = {output.detach()};
   Tensor t = any_tangent(inputs) ? tangent<Pipeline>(inputs, call) : Tensor();
@@ -209,8 +228,7 @@ struct Autograd<Pipeline, std::index_sequence<I...>> {
   static Output<P> apply(c10::DispatchKeySet keys, TensorRef<I>... inputs, const Tensor& state, double p,
                          const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base,
                          MaskStrides block) {
-    constexpr int kOutputs = std::is_same_v<Output<P>, Pair> ? 2 : 1;
-    static const auto op = find<typename Signatures<sizeof...(I), kOutputs>::Apply>(apply_name<P>());
+    static const auto op = find<typename Signatures<sizeof...(I), kReturnsPair<P> ? 2 : 1>::Apply>(apply_name<P>());
     check_p(name(), p_tensor);
     const Tensor all[] = {inputs...};
     if constexpr (P::kGradient == Gradient::kComposed) {

@@ -35,6 +35,7 @@ struct Map {
   std::optional<std::vector<c10::SymInt>> mask_strides;
   c10::SymInt mask_base;
   std::optional<std::vector<c10::SymInt>> block;
+  bool bias_is_row = false;  // whether its gradient is the sum over the rows of the input's
 
   // A pure operation of some tensors by this map, with a gain that may be another.
   template <class Op, class... Tensors>
@@ -51,6 +52,7 @@ void each_number(AnyMap& map, const Visit& visit) {
   visit(map.mask_strides);
   visit(map.mask_base);
   visit(map.block);
+  visit(map.bias_is_row);
 }
 
 inline std::optional<std::vector<c10::SymInt>> owned(MaskStrides sizes) {

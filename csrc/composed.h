@@ -60,6 +60,10 @@ template <>
 struct ComposedBackward<ReluDropoutBackward<float>> {
   static Tensor of(const Tensor& grad, at::ArrayRef<Tensor> saved) { return at::threshold_backward(grad, saved[0], 0); }
 };
+template <>
+struct ComposedBackward<Dropout<float>> {
+  static Tensor of(const Tensor& grad, at::ArrayRef<Tensor>) { return grad; }
+};
 template <class Act>
 struct ComposedBackward<GatedBackward<float, Act>> {
   static Pair of(const Tensor& grad, at::ArrayRef<Tensor> saved) {
@@ -79,7 +83,13 @@ struct ComposedBackward<GatedHalvesBackward<float, Act>> {
 template <class Backward>
 Output<Backward> composed(at::ArrayRef<Tensor> tensors, const Tensor& state, const Map& map) {
   static const auto dropout = find<Signatures<1>::Apply>("dropout_apply");
-  return ComposedBackward<Backward>::of(map.apply(dropout, state, map.gain, tensors[0]), tensors.slice(1));
+  const Tensor grad = map.apply(dropout, state, map.gain, tensors[0]);
+  if constexpr (Backward::kSummed) {
+    const Tensor output = ComposedBackward<typename Backward::Kernel>::of(grad, tensors.slice(1));
+    return {output, sum_of_rows(output)};
+  } else {
+    return ComposedBackward<Backward>::of(grad, tensors.slice(1));
+  }
 }
 
 }  // namespace fused_dropout

@@ -1,10 +1,12 @@
 // The elementwise operations, written once: for a pipeline and a backend (CPU, CUDA), and for the meta device.
 //
-// A backend is five functions:
+// A backend is these functions:
 //   Tensor new_output(const Tensor& like)
 //   StateSource draw(generator, int64_t* state)   reserves a state, of which `state` receives a copy now or in `run`
 //   void make_state(at::Tensor& state, StateSource)   stores one
 //   void run(PipelineId, DType, const ElementwiseArgs&)
+//   void run_and_sum<P>(DType, const ElementwiseArgs&, int64_t features, void* sums)   where `sums(layout, features)`
+//     says so; of each part of the rows (`rows_in_part`), whose sums `sum_of_parts` adds up
 //   void make_blocks(const BlockArgs&)   with `kStoresSeeds`, whether it wants room for the seeds
 // Outputs are allocated and every check is made before a state is drawn, so a call that raises draws none.
 #pragma once
@@ -18,12 +20,14 @@
 #include <c10/core/DeviceGuard.h>
 
 #include <array>
+#include <numeric>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "border.h"
 #include "registration.h"
+#include "sum_of_parts.h"
 
 namespace fused_dropout {
 
@@ -47,6 +51,13 @@ inline Pair halves(const Tensor& x) {
   return {x.narrow_symint(-1, 0, half), x.narrow_symint(-1, half, half)};
 }
 
+// Over all dimensions but the last, which there must be.
+inline Tensor sum_of_rows(const Tensor& x) {
+  std::vector<int64_t> rows(static_cast<size_t>(x.dim() - 1));
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows.empty() ? x.clone() : x.sum(rows);
+}
+
 // What the kernels read, from the tensors that the operation is given.
 template <class P>
 auto operands(at::ArrayRef<Tensor> tensors) {
@@ -62,7 +73,7 @@ auto operands(at::ArrayRef<Tensor> tensors) {
 }
 
 template <class P>
-using Output = std::conditional_t<P::kOutputs == 2 && !P::kHalves, Pair, Tensor>;
+using Output = std::conditional_t<kReturnsPair<P>, Pair, Tensor>;
 
 // New outputs of a call, as it returns them, and as the kernels write them.
 template <class P>
@@ -173,9 +184,33 @@ struct Calls {
     check(inputs, map);
     check_state(facts<P>().c_str(), state, inputs[0].device());
     const c10::DeviceGuard guard(inputs[0].device());
-    Outputs<P> outputs(tensors, inputs, Backend::new_output);
-    run(outputs.written, inputs, map, nullptr, [&](int64_t*) { return state_source(state); });
-    return std::move(outputs.returned);
+    if constexpr (P::kSummed) {
+      return apply_and_sum(inputs, state, map);
+    } else {
+      Outputs<P> outputs(tensors, inputs, Backend::new_output);
+      run(outputs.written, inputs, map, nullptr, [&](int64_t*) { return state_source(state); });
+      return std::move(outputs.returned);
+    }
+  }
+
+  // In one pass where the rows are counted by one dimension; otherwise the sum is a second one.
+  static Pair apply_and_sum(at::ArrayRef<Tensor> inputs, const Tensor& state, const MapArgs& map) {
+    const Tensor output = Backend::new_output(inputs[0]);
+    const int64_t features = output.size(-1), rows = features == 0 ? 0 : output.numel() / features;
+    if (rows > 0 && output.is_contiguous() && !output.is_complex()) {
+      const OptionalTensor p = device_p(map.p_tensor);
+      ElementwiseArgs args = elementwise_args({output}, inputs, map, p);
+      args.state = state_source(state);
+      if (Backend::sums(args.layout, features)) {
+        const int64_t in_part = Backend::rows_in_part(rows, features);
+        const at::ScalarType wide = output.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+        const Tensor parts = at::empty({(rows + in_part - 1) / in_part, features}, output.options().dtype(wide));
+        Backend::template run_and_sum<P>(kernel_dtype(output.scalar_type()), args, features, parts.mutable_data_ptr());
+        return {output, sum_of_parts<Backend>(parts, output.scalar_type())};
+      }
+    }
+    run({output}, inputs, map, nullptr, [&](int64_t*) { return state_source(state); });
+    return {output, sum_of_rows(output)};
   }
 
   static void apply_in_place(const Tensor& self, const Tensor& state, const MapArgs& map) {

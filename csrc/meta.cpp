@@ -39,7 +39,11 @@ struct Meta<Pipeline, std::index_sequence<I...>> {
     const auto all = operands<P>(tensors);
     check(all, p, p_tensor, gain, mask_strides, block);
     check_state(facts<P>().c_str(), state, all[0].device());
-    return Outputs<P>(tensors, all, empty_like).returned;
+    if constexpr (P::kSummed) {
+      return {empty_like(all[0]), at::empty_symint({all[0].sym_size(-1)}, all[0].options())};
+    } else {
+      return Outputs<P>(tensors, all, empty_like).returned;
+    }
   }
 
   static Tensor random_in_place(Tensor& self, double p, const OptionalTensor& p_tensor, int64_t gain,

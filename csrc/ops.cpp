@@ -40,7 +40,7 @@ template <class P>
 void define_pipeline(torch::Library& m) {
   if constexpr (P::kRole != Role::kInternal) {
     const std::string name = facts<P>().name, tensors = P::kTensors;
-    const bool two = P::kOutputs == 2 && !P::kHalves;
+    constexpr bool two = kReturnsPair<P>;
     define(m, apply_name<P>() + "(" + tensors + ", Tensor state, float p, *, " FD_MAP ") -> " +
                   (two ? "(Tensor, Tensor)" : "Tensor"));
     if constexpr (P::kRole == Role::kOperation) {

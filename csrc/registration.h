@@ -25,8 +25,9 @@ struct Facts {
 template <class Pipeline>
 const Facts& facts() {
   constexpr Name name = Pipeline::kName;
-  static const Facts facts{std::string(name.prefix) + name.stem + name.suffix, Pipeline::kBias, Pipeline::kComplex,
-                           std::is_same_v<Pipeline, Dropout<float>>, Pipeline::kGradient == Gradient::kAffine};
+  static const Facts facts{std::string(name.prefix) + name.stem + name.suffix + (Pipeline::kSummed ? "_and_sum" : ""),
+                           Pipeline::kBias, Pipeline::kComplex, std::is_same_v<Pipeline, Dropout<float>>,
+                           Pipeline::kGradient == Gradient::kAffine};
   return facts;
 }
 
@@ -39,6 +40,10 @@ std::string apply_name() {
 // The tensors that the operation takes before its state.
 template <class Pipeline>
 constexpr int kTensorCount = Pipeline::kInputs - (Pipeline::kHalves ? 1 : 0);
+
+// Whether the operation that is given its state returns two tensors.
+template <class Pipeline>
+constexpr bool kReturnsPair = (Pipeline::kOutputs == 2 && !Pipeline::kHalves) || Pipeline::kSummed;
 
 template <class Family, template <class> class Pipeline>
 void register_pipeline(torch::Library& m) {

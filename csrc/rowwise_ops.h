@@ -5,7 +5,7 @@
 //   int64_t rows_in_part(rows, features, columns)   that are worked on together, from the shape alone; `columns` where
 //     their sums are wanted, which are made of each part first
 //   void run(RowOperation, DType, const RowArgs&)
-//   Tensor sum_of_parts(const Tensor& parts, at::ScalarType)   over dimension 0, in its order
+//   void sum_of_parts(DType, parts, count, features, sum)   adds up rows of sums, in their order
 // kMeta computes shapes only. Every check is made before anything is written; nothing here draws a state.
 #pragma once
 
@@ -15,6 +15,7 @@
 #include <torch/library.h>
 
 #include "rowwise_border.h"
+#include "sum_of_parts.h"
 
 namespace fused_dropout {
 
@@ -125,8 +126,8 @@ struct RowCalls {
             args.statistic[1] = data(inverse);
             for (int j = 0; j < 2; ++j) args.column[j] = data(columns[j]);
           });
-      if (wanted[2]) grads.weight = Backend::sum_of_parts(columns[0], s.scalar_type());
-      if (wanted[3]) grads.bias = Backend::sum_of_parts(columns[1], s.scalar_type());
+      if (wanted[2]) grads.weight = sum_of_parts<Backend>(columns[0], s.scalar_type());
+      if (wanted[3]) grads.bias = sum_of_parts<Backend>(columns[1], s.scalar_type());
     }
     return grads;
   }

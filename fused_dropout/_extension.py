@@ -26,6 +26,8 @@ INPUTS = {
 }
 OF_STATES = ("draw", "make_state", "keep_mask", "normal_noise")  # the operations that no tensor goes through
 BACKWARD = [f"{name}_backward" for name in reference.CHAINS if hasattr(reference, f"{name}_backward")]
+# Operations that also sum their output over its rows, and what they do otherwise.
+SUMMED = {f"{name.removesuffix('_apply')}_and_sum": name for name in reference.SUMMED}
 # Operations on rows, of several results.
 ROWS = [
     f"{name}{form}"
@@ -37,6 +39,7 @@ NAMES = [
     *(f"{name}{form}" for name in INPUTS for form in ("", "_apply")),
     "dropped_apply",
     *BACKWARD,
+    *SUMMED,
     *ROWS,
     *OF_STATES,
 ]
@@ -44,10 +47,13 @@ NAMES = [
 
 def stem(name: str) -> str:
     """The name of an operation without what tells its forms apart: the public function's."""
-    return name.removesuffix("_").removesuffix("_apply").removesuffix("_backward").removesuffix("_halves")
+    for ending in ("_", "_apply", "_and_sum", "_backward", "_halves"):
+        name = name.removesuffix(ending)
+    return name
 
 
 def inputs_of(name: str) -> int:
+    name = name.removesuffix("_and_sum")
     if name.endswith("_backward"):
         return 1 + INPUTS[name.removesuffix("_backward")]
     return INPUTS.get(name.removesuffix("_").removesuffix("_apply"), 1)
@@ -55,7 +61,7 @@ def inputs_of(name: str) -> int:
 
 def is_pure(name: str) -> bool:
     """Whether an operation is given its state."""
-    return "_apply" in name or name.endswith("_backward")
+    return "_apply" in name or name.endswith(("_backward", "_and_sum"))
 
 
 def load(folder: Path, torch_version: str) -> Any:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._extension import NAMES, OF_STATES, ROWS, extension, inputs_of, is_pure
-from .reference import check, row_major
+from ._extension import NAMES, OF_STATES, ROWS, SUMMED, extension, inputs_of, is_pure
+from .reference import and_sum, check, row_major
 
 try:
     from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
@@ -139,6 +139,11 @@ def pure(name: str) -> Callable[..., Any]:
     return rule
 
 
+def summed(name: str) -> Callable[..., Any]:
+    """The rule of an operation that also sums its output over the rows: of each sample its own."""
+    return and_sum(pure(SUMMED[name]))
+
+
 def by_sample(name: str) -> Callable[..., Any]:
     """The rule of an operation on rows: each sample is a call of its own, and has sums of columns of its own."""
     op = getattr(torch.ops.fused_dropout, name).default
@@ -217,6 +222,8 @@ def register() -> torch.library.Library:
     for name in NAMES:
         if name in ROWS:
             library.impl(name, by_sample(name), "FuncTorchBatched")
+        elif name in SUMMED:
+            library.impl(name, summed(name), "FuncTorchBatched")
         elif is_pure(name):
             library.impl(name, pure(name), "FuncTorchBatched")
         elif name not in OF_STATES:

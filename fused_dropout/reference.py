@@ -656,6 +656,16 @@ def relu_dropout_backward(
     return _scaled(grad, ~(output <= 0), gain_of(p if p_tensor is None else p_tensor, gain)).to(grad.dtype)
 
 
+def and_sum(operation: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The output, and its sum over all dimensions but the last."""
+
+    def both(*args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        output = operation(*args, **options)
+        return output, output.flatten(0, -2).sum(0) if output.dim() > 1 else output.clone()
+
+    return both
+
+
 dropout, dropout_apply_ = _drawing("dropout", dropout_apply), _in_place(dropout_apply)
 dropout_ = _drawing_in_place("dropout", dropout_apply)
 alpha_dropout, alpha_dropout_apply_ = _drawing("alpha_dropout", alpha_dropout_apply), _in_place(alpha_dropout_apply)
@@ -672,6 +682,10 @@ for _name, (_chain, _count) in CHAINS.items():
     globals().update({f"{_name}_apply": _apply, _name: _drawing(_name, _apply, _count)})
     if "relu_dropout" not in _name or "squared" in _name:
         globals()[f"{_name}_backward"] = _chained_backward(_name, _chain, _count)
+# The gradients of what adds a bias, with the bias's own.
+SUMMED = ("dropout_apply", "relu_dropout_backward", *(f"bias_{n}_dropout_backward" for n in ACTIVATIONS if n != "relu"))
+for _name in SUMMED:
+    globals()[f"{_name.removesuffix('_apply')}_and_sum"] = and_sum(globals()[_name])
 
 
 def check(name: str, inputs: Sequence[Tensor], p: float, p_tensor: Tensor | None, state: Tensor | None = None) -> None:

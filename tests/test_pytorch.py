@@ -8,7 +8,7 @@ from torch.library import opcheck
 
 import fused_dropout
 from fused_dropout import reference
-from fused_dropout._extension import NAMES, ops
+from fused_dropout._extension import NAMES, SUMMED, ops
 
 STATE = torch.tensor([7, 16])
 P = torch.tensor(0.3, dtype=torch.float64)
@@ -67,6 +67,8 @@ OPCHECKS |= {
     "softmax_dropout_apply": [((x_of(4, 6), ROW, STATE, 1.0, 0.5), {"p_tensor": P, "mask_strides": [0, 1]})],
     "softmax_dropout_backward": [((x_of(4, 6), x_of(4, 6), None, *OF_ROWS, STATE, 0.5, 0.5, [True, False]), {})],
 }
+for name, without in SUMMED.items():
+    OPCHECKS[name] = list(OPCHECKS[without])
 BLOCKS = {"mask_strides": [50, 25, 5, 1], "block": [3, 4, 5, 5]}  # of a map of 7 by 8
 OPCHECKS["dropout"].append(((x_of(2, 2, 7, 8), 0.1), BLOCKS))
 for name in ("dropout", "dropout_add", "zoneout", "gaussian_dropout"):  # the parts of complex numbers
@@ -85,7 +87,9 @@ def test_opcheck(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_exactly_the_drawing_operations_are_tagged_random(name):
     """Without the tag compiled checkpointing is silently wrong; with it the pure ones could not be recomputed."""
-    random = not any(part in name for part in ("apply", "backward", "make_state", "keep_mask", "normal_noise"))
+    random = not any(
+        part in name for part in ("apply", "backward", "and_sum", "make_state", "keep_mask", "normal_noise")
+    )
     assert (torch.Tag.nondeterministic_seeded in getattr(ops, name).tags) == random
 
 

@@ -98,11 +98,7 @@ def test_norms(library, norm, features, dtype):
                 column0=column[0], column1=column[1], columns=True)  # fmt: skip
     grads = [grad_input, grad_residual]
     for j in range(2):
-        grads.append(torch.empty(features, dtype=dtype))
-        library.run_sum_of_parts_on_cuda(
-            DTYPE_IDS[dtype], ctypes.c_void_p(column[j].data_ptr()), ctypes.c_int64(parts), ctypes.c_int64(features),
-            ctypes.c_void_p(grads[-1].data_ptr()),
-        )  # fmt: skip
+        grads.append(sum_of_parts(library, column[j][:parts], dtype))
     backward = getattr(ops, f"dropout_add_{norm}_norm_backward")
     expected = backward(g, h, sum, w, *want[2:], state(), p, eps, [True] * (2 + len(affine)))
     assert torch.equal(grad_input == 0, expected[0] == 0)
@@ -192,3 +188,79 @@ def test_without_a_mask_everything_is_kept(library):
     y = torch.empty_like(x)
     run(library, "softmax", x, 0.0, 1.0, x0=x, second=y)
     torch.testing.assert_close(y, torch.softmax(x, -1))
+
+
+SUMMED = {"dropout_and_sum": [], "relu_dropout_backward_and_sum": ["x"], **{
+    f"bias_{name}_dropout_backward_and_sum": ["x", "bias"] for name in ("squared_relu", "gelu", "gelu_tanh", "silu")
+}}  # fmt: skip
+SHAPES = [(1, 1), (3, 7), (9, 255), (17, 256), (5, 3, 257), (2, 2000), (2, 4, 8), (3000, 24), (70, 4000)]
+
+
+def and_sum(library, name, tensors, p, guard=3, *, mask_strides=None, mask_base=0):
+    """The output and the sum, or None where the kernel does not take the call."""
+    x = tensors[0]
+    features = x.shape[-1]
+    output = torch.empty(x.shape, dtype=x.dtype)
+    operands = [output, *(t.expand(x.shape) for t in tensors)]
+    sums = torch.full((1024 + guard, features), 7.0, dtype=reference.compute(x.dtype))
+    pointers = (ctypes.c_void_p * len(operands))(*[t.data_ptr() for t in operands])
+    arrays = [
+        np.array(x.shape, dtype=np.int64),
+        np.array([t.stride() for t in operands], dtype=np.int64),
+        np.array(reference.row_major(x.shape) if mask_strides is None else mask_strides, dtype=np.uint64),
+    ]
+    function = library.run_and_sum_on_cuda
+    function.restype = ctypes.c_int64
+    parts = function(
+        name.removesuffix("_and_sum").encode(), DTYPE_IDS[x.dtype], pointers, len(operands), x.dim(),
+        *(ctypes.c_void_p(a.ctypes.data) for a in arrays), ctypes.c_uint64(mask_base), ctypes.c_uint64(STATE[0]),
+        ctypes.c_uint64(STATE[1]), ctypes.c_double(p), ctypes.c_int64(0), ctypes.c_void_p(sums.data_ptr()),
+    )  # fmt: skip
+    if parts < 0:
+        return None
+    assert 0 < parts <= 1024
+    assert (sums[parts:] == 7).all()
+    return output, sum_of_parts(library, sums[:parts], x.dtype)
+
+
+def sum_of_parts(library, parts, dtype):
+    sum = torch.empty(parts.shape[1], dtype=dtype)
+    library.run_sum_of_parts_on_cuda(
+        DTYPE_IDS[dtype], ctypes.c_void_p(parts.data_ptr()), ctypes.c_int64(parts.shape[0]),
+        ctypes.c_int64(parts.shape[1]), ctypes.c_void_p(sum.data_ptr()),
+    )  # fmt: skip
+    return sum
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SUMMED)
+def test_a_pipeline_and_the_sum_of_its_rows(library, name, dtype):
+    for shape in SHAPES:
+        g, x, bias = (normal(*shape, dtype=dtype, seed=1), normal(*shape, dtype=dtype), normal(shape[-1], dtype=dtype))
+        tensors = [g, *({"x": x, "bias": bias}[each] for each in SUMMED[name])]
+        output, sum = and_sum(library, name, tensors, 0.4, mask_base=5)
+        want = getattr(ops, name)(*tensors, state(), 0.4, mask_base=5)
+        assert torch.equal(output, want[0])
+        exact = output.flatten(0, -2).to(torch.float64).sum(0)
+        rounding = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 2**-22, torch.float64: 2**-50}[dtype]
+        magnitude = output.flatten(0, -2).double().abs().sum(0)
+        assert ((sum.double() - exact).abs() <= rounding * exact.abs() + 2**-20 * magnitude).all()
+
+
+def test_sums_of_rows_that_begin_anywhere(library):
+    for offset in (1, 4):
+        g = normal(40 * 24 + 8)[offset : offset + 40 * 24].view(40, 24)
+        wide = normal(40, 50)[:, offset : offset + 24]
+        for x in (g, wide, wide[:1].expand(40, 24)):
+            output, sum = and_sum(library, "dropout_and_sum", [x], 0.5)
+            assert torch.equal(output, ops.dropout_apply(x.contiguous(), state(), 0.5))
+            torch.testing.assert_close(sum, output.sum(0), rtol=1e-5, atol=1e-5)
+
+
+def test_sums_leave_to_others_what_they_do_not_take(library):
+    x = normal(6, 4, 33)
+    assert and_sum(library, "dropout_and_sum", [x], 0.5, mask_strides=[0, 33, 1]) is None
+    assert and_sum(library, "dropout_and_sum", [x], 0.5, mask_strides=[4, 1, 24]) is None
+    assert and_sum(library, "dropout_and_sum", [x[..., :1].expand_as(x)], 0.5) is None
+    output, _ = and_sum(library, "dropout_and_sum", [x], 0.5, mask_strides=[400, 100, 1])
+    assert torch.equal(output, ops.dropout_apply(x, state(), 0.5, mask_strides=[400, 100, 1]))

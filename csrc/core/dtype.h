@@ -13,6 +13,8 @@ namespace fused_dropout {
 
 enum class DType { kFloat16, kBFloat16, kFloat32, kFloat64 };
 
+constexpr int bytes_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+
 struct Half {
   uint16_t bits;
 };

@@ -89,6 +89,27 @@ struct Layout {
     at.mask_index += static_cast<uint64_t>(by) * mask_stride[d];
   }
 
+  // Whether it is rows of `features` elements, and one dimension, the outermost, counts them.
+  bool counts_rows(int64_t features) const {
+    return ndim == 1 ? size[0] % features == 0 : elements(0, ndim - 1) == features;
+  }
+  // How operand k and the mask go from row to row.
+  int64_t row_stride(int k, int64_t features) const {
+    return ndim == 1 ? features * stride[k][0] : stride[k][ndim - 1];
+  }
+  uint64_t mask_row_stride(int64_t features) const {
+    return ndim == 1 ? static_cast<uint64_t>(features) * mask_stride[0] : mask_stride[ndim - 1];
+  }
+  // Leaves `count` of these rows, from `first` on; returns where they begin.
+  Offsets narrow(int64_t features, int64_t first, int64_t count) {
+    const int64_t unit = ndim == 1 ? features : 1;
+    Offsets at{{}, mask_base};
+    step(at, ndim - 1, first * unit);
+    size[ndim - 1] = count * unit;
+    mask_base = at.mask_index;
+    return at;
+  }
+
   void swap(int a, int b);
   void find_runs();  // sets `flat`
 };

@@ -64,6 +64,18 @@ struct PipelineTraits {
   static constexpr bool kReadsDropped = false;  // whether the first input matters where an element is dropped
   static constexpr bool kLong = false;          // whether it is so many instructions that a loop holds them once
   static constexpr bool kHalves = false;        // whether the last two inputs are the halves of one tensor's rows
+  static constexpr bool kSummed = false;        // see AndSum
+};
+
+// A pipeline whose operation also returns the sum of the output over its rows, that is over all dimensions but the
+// last: of the gradient of what adds a bias, the bias's. It is made while the rows are in a cache or in registers.
+template <class P>
+struct AndSum : P {
+  static constexpr Role kRole = Role::kDerivative;
+  static constexpr Gradient kGradient = Gradient::kComposed;
+  static constexpr bool kInPlace = false, kSummed = true;
+  using Kernel = P;
+  using P::P;
 };
 
 // The values of a pipeline with two outputs.

@@ -21,6 +21,11 @@ struct ActivationRow {
   template <class C>
   using Pipeline = P<C, Act>;
 };
+template <class AnyRow>
+struct SummedRow {
+  template <class C>
+  using Pipeline = AndSum<typename AnyRow::template Pipeline<C>>;
+};
 
 using PipelineId = int;  // a row's number
 
@@ -68,6 +73,15 @@ struct Joined<Table<First...>, Table<Second...>, Rest...> : Joined<Table<First..
 template <class... Tables>
 using Join = typename Joined<Tables...>::type;
 
+template <class OfRows>
+struct SummedRows;
+template <class... Rows>
+struct SummedRows<Table<Rows...>> {
+  using type = Table<SummedRow<Rows>...>;
+};
+template <class OfRows>
+using AndSums = typename SummedRows<OfRows>::type;
+
 template <template <class> class... P>
 using Each = Table<Row<P>...>;
 template <template <class, class> class P, class... Acts>
@@ -83,14 +97,18 @@ using KernelTable =
          With<BiasActivationBackward, SquaredRelu, Gelu, GeluTanh, Silu>, With<GatedDropout, Gelu, GeluTanh, Silu>,
          With<GatedBackward, Gelu, GeluTanh, Silu>>;
 
-// What has operations: these, and the same kernels on the halves of a tensor.
-using OperationTable =
-    Join<KernelTable, With<GatedHalvesDropout, Gelu, GeluTanh, Silu>, With<GatedHalvesBackward, Gelu, GeluTanh, Silu>>;
+// The gradients of what adds a bias, with the bias's own.
+using SummedTable =
+    AndSums<Join<Each<Dropout, ReluDropoutBackward>, With<BiasActivationBackward, SquaredRelu, Gelu, GeluTanh, Silu>>>;
+
+// What has operations: all of these, and the same kernels on the halves of a tensor.
+using OperationTable = Join<KernelTable, SummedTable, With<GatedHalvesDropout, Gelu, GeluTanh, Silu>,
+                            With<GatedHalvesBackward, Gelu, GeluTanh, Silu>>;
 
 // The number of the kernels that a pipeline runs.
 template <class Pipeline>
 constexpr PipelineId kernel_of() {
-  if constexpr (Pipeline::kHalves) {
+  if constexpr (Pipeline::kHalves || Pipeline::kSummed) {
     return KernelTable::find<typename Pipeline::Kernel>();
   } else {
     return KernelTable::find<Pipeline>();

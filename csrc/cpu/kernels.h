@@ -14,6 +14,8 @@ struct Kernels {
   int64_t (*block_masks)(const BlockArgs&, int64_t begin, int64_t end);
   // Works on the parts [begin, end) of the rows.
   void (*rows)(RowOperation, DType, const RowArgs&, int64_t begin, int64_t end);
+  // Adds rows of so many features to their columns' sums, which are of the type computed in.
+  void (*add_rows)(DType, const void* rows, int64_t count, int64_t features, void* sums);
 };
 
 // Constants, so that nothing compiled for a machine runs before it is known to be that machine.

@@ -18,6 +18,7 @@
 #include <immintrin.h>
 
 #include "block_loops.h"
+#include "column_loops.h"
 #include "elementwise_loops.h"
 #include "kernels.h"
 #include "row_loops.h"
@@ -25,7 +26,7 @@
 
 namespace fused_dropout {
 
-const Kernels kernels_avx2{run_elementwise<Avx2>, block_masks<Avx2>, run_rows<Avx2>};
+const Kernels kernels_avx2{run_elementwise<Avx2>, block_masks<Avx2>, run_rows<Avx2>, add_rows<Avx2>};
 
 }  // namespace fused_dropout
 

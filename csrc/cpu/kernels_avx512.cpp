@@ -22,6 +22,7 @@
 #include <immintrin.h>
 
 #include "block_loops.h"
+#include "column_loops.h"
 #include "elementwise_loops.h"
 #include "kernels.h"
 #include "row_loops.h"
@@ -29,7 +30,7 @@
 
 namespace fused_dropout {
 
-const Kernels kernels_avx512{run_elementwise<Avx512>, block_masks<Avx512>, run_rows<Avx512>};
+const Kernels kernels_avx512{run_elementwise<Avx512>, block_masks<Avx512>, run_rows<Avx512>, add_rows<Avx512>};
 
 }  // namespace fused_dropout
 

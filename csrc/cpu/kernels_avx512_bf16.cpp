@@ -23,6 +23,7 @@
 #include <immintrin.h>
 
 #include "block_loops.h"
+#include "column_loops.h"
 #include "elementwise_loops.h"
 #include "kernels.h"
 #include "row_loops.h"
@@ -74,7 +75,7 @@ void rows(RowOperation operation, DType dtype, const RowArgs& args, int64_t begi
 
 }  // namespace
 
-const Kernels kernels_avx512_bf16{elementwise, block_masks<Avx512Bf16>, rows};
+const Kernels kernels_avx512_bf16{elementwise, block_masks<Avx512Bf16>, rows, add_rows<Avx512Bf16>};
 
 }  // namespace fused_dropout
 

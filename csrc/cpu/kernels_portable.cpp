@@ -1,5 +1,6 @@
 // The kernels for any machine.
 #include "block_loops.h"
+#include "column_loops.h"
 #include "elementwise_loops.h"
 #include "kernels.h"
 #include "row_loops.h"
@@ -7,6 +8,7 @@
 
 namespace fused_dropout {
 
-const Kernels kernels_portable{run_elementwise<Portable>, block_masks<Portable>, run_rows<Portable>};
+const Kernels kernels_portable{run_elementwise<Portable>, block_masks<Portable>, run_rows<Portable>,
+                               add_rows<Portable>};
 
 }  // namespace fused_dropout

@@ -10,6 +10,7 @@
 
 #include "../elementwise_ops.h"
 #include "block.h"
+#include "columns.h"
 
 namespace fused_dropout {
 namespace {
@@ -34,6 +35,20 @@ struct CudaBackend {
 
   static void run(PipelineId pipeline, DType dtype, const ElementwiseArgs& args) {
     C10_CUDA_CHECK(launch_elementwise(pipeline, dtype, args, at::cuda::getCurrentCUDAStream()));
+  }
+
+  static bool sums(const Layout& layout, int64_t features) { return takes_sums(layout, features); }
+
+  static int64_t rows_in_part(int64_t rows, int64_t features) { return fused_dropout::rows_in_part(rows, features); }
+
+  template <class P>
+  static void run_and_sum(DType dtype, const ElementwiseArgs& args, int64_t features, void* sums) {
+    C10_CUDA_CHECK(
+        launch_and_sum(SummedTable::find<P>(), dtype, args, features, sums, at::cuda::getCurrentCUDAStream()));
+  }
+
+  static void sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum) {
+    C10_CUDA_CHECK(launch_sum_of_parts(dtype, parts, count, features, sum, at::cuda::getCurrentCUDAStream()));
   }
 
   static constexpr bool kStoresSeeds = true;

@@ -10,21 +10,6 @@
 namespace fused_dropout {
 namespace {
 
-// What both kernels start from. The pipeline is made on the host where p is known there: it takes divisions in float64.
-template <class Pipeline>
-struct Common {
-  Pipeline pipeline;
-  StateSource state;
-  int64_t* state_out;
-  ProbabilitySource p;
-  Gain gain;
-
-  __device__ __forceinline__ Pipeline load_pipeline() const {
-    return p.p_ptr == nullptr ? pipeline : Pipeline(p.load(), gain);
-  }
-  __device__ __forceinline__ Mask load_mask() const { return Mask(load_state(state, state_out), p.load()); }
-};
-
 template <class Pipeline, class T>
 struct LinearArgs {
   Common<Pipeline> common;
@@ -171,7 +156,7 @@ struct Launch {
   template <class Pipeline, class T>
   cudaError_t operator()() const {
     const Layout& layout = args.layout;
-    const Common<Pipeline> common{Pipeline(args.p.value, args.gain), args.state, args.state_out, args.p, args.gain};
+    const Common<Pipeline> common = Common<Pipeline>::of(args);
     constexpr int kOutputs = Pipeline::kOutputs;
     Operands<Pipeline, T> operands{};
     bool vectors = layout.unit_inner_strides();

@@ -46,6 +46,10 @@ constexpr int kRowBlocks = kFits            ? 1
 // with 192 bytes a lane under way; their sums are 5 % of the memory traffic of 16,384 rows of bfloat16.
 constexpr int64_t kRowParts = 1024;
 
+// Blocks of an elementwise kernel that sums up what it writes, at most, where a row has no more tiles: 8 a
+// multiprocessor of an H200. For 4,096 rows of 4,096 bfloat16 elements their sums are 3 % of the memory traffic.
+constexpr int64_t kSumBlocks = 1024;
+
 // Starts at least one block; 2^31 - 1 of them take 4 * 10^12 elements.
 template <class Args>
 cudaError_t launch(void (*kernel)(Args), const Args& args, int64_t threads, cudaStream_t stream) {

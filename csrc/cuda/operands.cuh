@@ -1,9 +1,29 @@
-// The tensors of an elementwise pipeline: its outputs and inputs, read and written at one place.
+// What an elementwise kernel is given: its pipeline and its noise, and the tensors that it reads and writes.
 #pragma once
 
-#include "vector.cuh"
+#include "../core/elementwise.h"
+#include "octet.cuh"
 
 namespace fused_dropout {
+
+// What every kernel starts from. The pipeline is made on the host where p is known there: it takes divisions in
+// float64.
+template <class Pipeline>
+struct Common {
+  Pipeline pipeline;
+  StateSource state;
+  int64_t* state_out;
+  ProbabilitySource p;
+  Gain gain;
+
+  static Common of(const ElementwiseArgs& args) {
+    return {Pipeline(args.p.value, args.gain), args.state, args.state_out, args.p, args.gain};
+  }
+  __device__ __forceinline__ Pipeline load_pipeline() const {
+    return p.p_ptr == nullptr ? pipeline : Pipeline(p.load(), gain);
+  }
+  __device__ __forceinline__ Mask load_mask() const { return Mask(load_state(state, state_out), p.load()); }
+};
 
 template <class Pipeline, class T>
 struct Operands {

@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDAException.h>
 
 #include "../rowwise_ops.h"
+#include "columns.h"
 
 namespace fused_dropout {
 namespace {
@@ -21,11 +22,8 @@ struct CudaBackend {
     C10_CUDA_CHECK(launch_rows(operation, dtype, args, at::cuda::getCurrentCUDAStream()));
   }
 
-  static Tensor sum_of_parts(const Tensor& parts, at::ScalarType dtype) {
-    Tensor sum = at::empty({parts.size(1)}, parts.options().dtype(dtype));
-    C10_CUDA_CHECK(launch_sum_of_parts(kernel_dtype(dtype), parts.const_data_ptr(), parts.size(0), parts.size(1),
-                                       sum.mutable_data_ptr(), at::cuda::getCurrentCUDAStream()));
-    return sum;
+  static void sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum) {
+    C10_CUDA_CHECK(launch_sum_of_parts(dtype, parts, count, features, sum, at::cuda::getCurrentCUDAStream()));
   }
 };
 

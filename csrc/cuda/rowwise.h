@@ -13,8 +13,4 @@ int64_t rows_in_part(int64_t rows);
 // All pointers in `args` are device pointers.
 cudaError_t launch_rows(RowOperation operation, DType dtype, const RowArgs& args, cudaStream_t stream);
 
-// Adds up `count` rows of sums, of the type computed in, always in the same order.
-cudaError_t launch_sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum,
-                                cudaStream_t stream);
-
 }  // namespace fused_dropout

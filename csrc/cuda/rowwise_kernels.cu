@@ -1,6 +1,6 @@
 // The GPU kernels of every row operation (core/rowwise.h): a team of threads, a warp or a block, works on a row.
 //
-// Columns are summed up over the rows of a part, which is one team's; a second kernel adds up the parts. There is no
+// Columns are summed up over the rows of a part, which is one team's (columns.h adds up the parts). There is no
 // atomic addition: the same bits in every run.
 #include "row_team.cuh"
 #include "rowwise.h"
@@ -18,37 +18,6 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks<T, kFits>) rows_kernel(co
   const int64_t end = (part + 1) * a.rows_in_part, last = end < a.rows ? end : a.rows;
   for (int64_t r = part * a.rows_in_part; r < last; ++r) team.row(r, part);
   if (kColumns && kFits) team.write_columns(part);
-}
-
-struct SumArgs {
-  const void* parts;
-  int64_t count, features;
-  void* sum;
-};
-
-// A warp's lanes are columns, its warps are every eighth part; they meet in shared memory.
-template <class T>
-__global__ void __launch_bounds__(kThreads) sum_of_parts_kernel(const __grid_constant__ SumArgs a) {
-  using C = Compute<T>;
-  constexpr int kWarps = kThreads / kWarp;
-  __shared__ C of_warp[kWarps][kWarp];
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
-  C sum = 0;
-  if (column < a.features) {
-#pragma unroll 4
-    for (int64_t part = warp; part < a.count; part += kWarps) {
-      sum = sum + static_cast<const C*>(a.parts)[part * a.features + column];
-    }
-  }
-  of_warp[warp][lane] = sum;
-  __syncthreads();
-  if (warp != 0 || column >= a.features) return;
-  for (int w = 1; w < kWarps; ++w) sum = sum + of_warp[w][lane];
-  const C one[1] = {sum};
-  Packed<T, 1> packed;
-  Convert<T>::template down<1>(one, packed);
-  store(static_cast<T*>(a.sum) + column, packed);
 }
 
 struct LaunchRows {
@@ -73,22 +42,6 @@ int64_t rows_in_part(int64_t rows) { return rows < kRowParts ? 1 : (rows + kRowP
 
 cudaError_t launch_rows(RowOperation operation, DType dtype, const RowArgs& args, cudaStream_t stream) {
   return visit_row_operation(operation, dtype, LaunchRows{args, stream});
-}
-
-cudaError_t launch_sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum,
-                                cudaStream_t stream) {
-  const SumArgs args{parts, count, features, sum};
-  const int64_t threads = (features + kWarp - 1) / kWarp * kThreads;
-  switch (dtype) {
-    case DType::kFloat16:
-      return launch(sum_of_parts_kernel<Half>, args, threads, stream);
-    case DType::kBFloat16:
-      return launch(sum_of_parts_kernel<BFloat16>, args, threads, stream);
-    case DType::kFloat64:
-      return launch(sum_of_parts_kernel<double>, args, threads, stream);
-    default:
-      return launch(sum_of_parts_kernel<float>, args, threads, stream);
-  }
 }
 
 }  // namespace fused_dropout

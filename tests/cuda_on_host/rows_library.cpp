@@ -1,5 +1,8 @@
-// The kernels of row operations behind plain C functions, for tests to call with ctypes.
+// The kernels of row operations, and of sums over all rows, behind plain C functions, for tests to call with ctypes.
+#include <string>
+
 #include "../../csrc/core/layout.cpp"
+#include "../../csrc/cuda/columns_kernels.cu"
 #include "../../csrc/cuda/rowwise_kernels.cu"
 
 using namespace fused_dropout;
@@ -43,4 +46,34 @@ extern "C" void run_sum_of_parts_on_cuda(int dtype, const void* parts, int64_t c
   cuda_on_host::first_block = 0;
   cuda_on_host::last_block = UINT64_MAX;
   launch_sum_of_parts(static_cast<DType>(dtype), parts, count, features, sum, nullptr);
+}
+
+// The rows of `features` elements of one call; `operands` are the output, then the inputs, and `strides` theirs.
+// Returns how many parts the rows have, or -1 where the kernel does not take the call.
+extern "C" int64_t run_and_sum_on_cuda(const char* pipeline, int dtype, void* const* operand, int operands, int ndim,
+                                       const int64_t* sizes, const int64_t* strides, const uint64_t* mask_strides,
+                                       uint64_t mask_base, uint64_t seed, uint64_t offset, double p, int64_t gain,
+                                       void* sums) {
+  PipelineId id = 0, found = -1;
+  SummedTable::each([&](auto row) {
+    constexpr Name own = decltype(row)::template Pipeline<float>::kName;
+    if (std::string(own.prefix) + own.stem + own.suffix == pipeline) found = id;
+    ++id;
+  });
+  ElementwiseArgs args;
+  const int64_t* each[kMaxOperands] = {};
+  for (int k = 0; k < operands; ++k) each[k] = strides + k * ndim;
+  args.outputs[0] = operand[0];
+  for (int k = 1; k < operands; ++k) args.inputs[k - 1] = operand[k];
+  args.layout = plan(ndim, sizes, operands, each, mask_strides, mask_base);
+  args.state = {nullptr, nullptr, seed, offset};
+  args.p = {nullptr, Probability::of(p)};
+  args.gain = static_cast<Gain>(gain);
+  const int64_t features = sizes[ndim - 1], rows = args.layout.elements(0, args.layout.ndim) / features;
+  if (!takes_sums(args.layout, features)) return -1;
+  cuda_on_host::first_block = 0;
+  cuda_on_host::last_block = UINT64_MAX;
+  launch_and_sum(found, static_cast<DType>(dtype), args, features, sums, nullptr);
+  const int64_t in_part = rows_in_part(rows, features);
+  return (rows + in_part - 1) / in_part;
 }

@@ -1,0 +1,55 @@
+// Sums of columns: rows that have just been written, and lie in a cache, are added to the sums of a part of all rows.
+//
+// A column adds its elements in the order of the rows, so the sums are those of every instruction set.
+#pragma once
+
+#include "batches.h"
+
+namespace fused_dropout {
+
+template <class Isa>
+struct AddRows {
+  const void* rows;
+  int64_t count, features;
+  void* sums;  // of the type computed in
+
+  template <class T>
+  void operator()(T) const {
+    using C = Compute<T>;
+    using V = Vec<Isa, C>;
+    constexpr int kRegisters = kBatch / V::kLanes;
+    const T* const from = static_cast<const T*>(rows);
+    C* const to = static_cast<C*>(sums);
+    int64_t i = 0;
+    for (; i + kBatch <= features; i += kBatch) {
+      V sum[kRegisters];
+      for (int k = 0; k < kRegisters; ++k) sum[k] = V::load(to + i + k * V::kLanes);
+      for (int64_t r = 0; r < count; ++r) {
+        const T* const row = from + r * features + i;
+#pragma GCC unroll 16
+        for (int k = 0; k < kRegisters; ++k) sum[k] = sum[k] + V::load(row + k * V::kLanes);
+      }
+      for (int k = 0; k < kRegisters; ++k) sum[k].store(to + i + k * V::kLanes);
+    }
+    for (int64_t r = 0; r < count && i < features; ++r) {
+      for (int64_t j = i; j < features; ++j) to[j] += to_compute(from[r * features + j]);
+    }
+  }
+};
+
+template <class Isa>
+void add_rows(DType dtype, const void* rows, int64_t count, int64_t features, void* sums) {
+  const AddRows<Isa> add{rows, count, features, sums};
+  switch (dtype) {
+    case DType::kFloat16:
+      return add(Half{});
+    case DType::kBFloat16:
+      return add(BFloat16{});
+    case DType::kFloat64:
+      return add(double{});
+    default:
+      return add(float{});
+  }
+}
+
+}  // namespace fused_dropout
