@@ -2,6 +2,8 @@
 # make examples  four more examples: a convolutional network, a recurrent one, a transformer, uncertainty
 # make test      sets everything up and runs the tests
 # make bench     measures everything and writes bench/results/
+# make proof     everything that takes longer than the tests have time for; writes proof/REPORT.md
+# make gpu-proof  the same on a GPU: all tests, and compute-sanitizer; writes proof/GPU.md
 # make lint      ruff, clang-format, mypy
 # make cuda-check  builds the CUDA extension for all architectures and checks it; needs nvcc, not a GPU
 #
@@ -15,9 +17,9 @@ TEST_PROCESSES ?= auto
 RESULTS ?= bench/results/$(shell uname -m)-cpu.json
 
 PY := $(VENV)/bin/python
-CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda_on_host/*')
+CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda_on_host/*' 'proof/*.h' 'proof/*.cpp')
 
-.PHONY: setup build demo examples test lint bench cuda-check clean
+.PHONY: setup build demo examples test proof gpu-proof lint bench cuda-check clean
 
 # An environment is ready when it holds a record of what it was asked for.
 wanted = echo "$(2)"; $(1)/bin/python tools/requirements.py $(3) 2>/dev/null
@@ -49,6 +51,12 @@ examples: build
 
 test: build
 	$(PY) -m pytest -n $(TEST_PROCESSES)
+
+proof: build
+	$(PY) -m proof --report proof/REPORT.md
+
+gpu-proof: build
+	$(PY) -m proof --only gpu --report proof/GPU.md
 
 bench: build
 	$(PY) -m bench --json $(RESULTS)

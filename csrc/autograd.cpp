@@ -58,10 +58,12 @@ struct Affine {
 
   static variable_list gradients(const Tensor& grad, const Call& call, const std::vector<bool>& wanted) {
     variable_list grad_inputs(wanted.size());
-    if (sums_bias<Pipeline>(call, wanted)) {
-      static const auto op = find<Signatures<1, 2>::Apply>(apply_name<AndSum<Dropout<float>>>());
-      std::tie(grad_inputs[0], grad_inputs[Pipeline::kBias]) =
-          call.map.apply(op, call.state, static_cast<int64_t>(derivative(call, 0).gain), grad);
+    if constexpr (Pipeline::kBias >= 0) {
+      if (sums_bias<Pipeline>(call, wanted)) {
+        static const auto op = find<Signatures<1, 2>::Apply>(apply_name<AndSum<Dropout<float>>>());
+        std::tie(grad_inputs[0], grad_inputs[Pipeline::kBias]) =
+            call.map.apply(op, call.state, static_cast<int64_t>(derivative(call, 0).gain), grad);
+      }
     }
     size_t known = wanted.size();  // an input whose gradient has been computed; a bias has the same, to be summed up
     for (size_t k = 0; k < wanted.size(); ++k) {

@@ -34,5 +34,5 @@ def test_commands_and_files_that_are_named_exist():
     for document in (TEXT, (ROOT / "CONTRIBUTING.md").read_text()):
         for target in re.findall(r"^    make ([\w-]+)", document, re.M):
             assert re.search(rf"^{target}:", makefile, re.M), target
-        for path in re.findall(r"`((?:tests|bench|csrc|examples)/[\w./-]+\.\w+)`", document):
+        for path in re.findall(r"`((?:tests|bench|csrc|examples|proof)/[\w./-]+\.\w+)`", document):
             assert (ROOT / path).exists(), path

@@ -1,8 +1,10 @@
+// The parts of the rows over PyTorch's threads, and blocks of them through the kernels.
 #include "columns.h"
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "elementwise.h"
 #include "instruction_set.h"
@@ -10,7 +12,7 @@
 namespace fused_dropout {
 namespace {
 
-// Enough for as many threads, and few enough to add up in a moment.
+// Parts, at most: enough for as many threads, and few enough to add up in a moment.
 constexpr int64_t kParts = 128;
 // Elements that are written and then added up while a second cache holds them: 256 KiB of float32.
 constexpr int64_t kBlock = 65536;
