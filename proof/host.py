@@ -1,0 +1,62 @@
+"""Compiles every path that needs neither torch nor a GPU: `host/host.cpp`, over the sources of csrc as they are."""
+
+import ctypes
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-w", "-pthread")
+PATHS = ("scalar", "portable", "avx2", "avx512", "cuda on the host")
+# Enough for every loop and kernel.
+CUT = "using KernelTable = Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>;"
+
+
+def copy_sources(folder: Path) -> None:
+    """csrc without torch, the table of pipelines cut to what `host.cpp` runs."""
+    for part in ("core", "cpu", "cuda"):
+        shutil.copytree(ROOT / "csrc" / part, folder / part, dirs_exist_ok=True)
+    table = folder / "core" / "table.h"
+    text, count = re.subn(r"using KernelTable =\s.*?;", CUT, table.read_text(), flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"expected one KernelTable in {table}, but found {count}")
+    table.write_text(text)
+
+
+def compile_host(folder: Path, output: Path, compiler: str = "c++", options: Sequence[str] = ()) -> None:
+    """Of the sources that `copy_sources` has left in `folder`; a failure raises CalledProcessError."""
+    command = [compiler, *FLAGS, *options, f"-I{folder}", f"-I{ROOT / 'tests' / 'cuda_on_host'}",
+               ROOT / "proof" / "host" / "host.cpp", "-o", output]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def library(folder: Path) -> ctypes.CDLL:
+    copy_sources(folder)
+    compile_host(folder, folder / "host.so", options=("-O2", "-march=native", "-shared", "-fPIC"))
+    return load(folder / "host.so")
+
+
+def load(built: Path) -> ctypes.CDLL:
+    host = ctypes.CDLL(str(built))
+    host.keep_mask.argtypes = [
+        ctypes.c_char_p,
+        *[ctypes.c_uint64] * 3,
+        ctypes.c_int64,
+        ctypes.c_double,
+        ctypes.c_void_p,
+    ]
+    host.keep_mask.restype = host.run.restype = ctypes.c_bool
+    return host
+
+
+def keep_mask(
+    host: ctypes.CDLL, path: str, seed: int, offset: int, base: int, numel: int, p: float
+) -> np.ndarray | None:
+    """Bools, or None where the machine does not have the path."""
+    keep = np.zeros(numel, dtype=np.uint8)
+    there = host.keep_mask(path.encode(), seed, offset, base, numel, p, keep.ctypes.data)
+    return keep.view(bool) if there else None

@@ -1,0 +1,154 @@
+// Every path that makes masks without a GPU, behind plain C functions: scalar code, the CPU's loops for each
+// instruction set that the compiler was told to use, and the CUDA kernels run on the host. No torch; compiled in
+// seconds, since the table of pipelines was cut to five (proof/host.py).
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/layout.cpp"
+#include "cpu/elementwise_loops.h"
+#include "cpu/simd_portable.h"
+// FD_WITHOUT_CUDA and FD_ONLY_CUDA leave paths out, for who compiles often.
+#if !defined(FD_WITHOUT_CUDA)
+#include "cuda/elementwise_kernels.cu"
+#endif
+#if defined(__AVX2__) && defined(__F16C__)
+#include <immintrin.h>
+
+#include "cpu/simd_avx2.h"
+#endif
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#include "cpu/simd_avx512.h"
+#endif
+
+using namespace fused_dropout;
+
+namespace {
+
+int threads = 1;
+
+template <class Isa>
+bool on_cpu(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
+  arrange(args.layout);
+  const int64_t items = elementwise_work(args.layout).items, share = (items + threads - 1) / threads;
+  std::vector<std::thread> others;
+  for (int64_t begin = share; begin < items; begin += share) {
+    const int64_t end = std::min(items, begin + share);
+    others.emplace_back([=, &args] { run_elementwise<Isa>(pipeline, dtype, args, begin, end); });
+  }
+  run_elementwise<Isa>(pipeline, dtype, args, 0, std::min(items, share));
+  for (std::thread& other : others) other.join();
+  return true;
+}
+
+bool on_path(const std::string& path, PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
+#if !defined(FD_ONLY_CUDA)
+  if (path == "portable") return on_cpu<Portable>(pipeline, dtype, args);
+#if defined(__AVX2__) && defined(__F16C__)
+  if (path == "avx2") return on_cpu<Avx2>(pipeline, dtype, args);
+#endif
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  if (path == "avx512") return on_cpu<Avx512>(pipeline, dtype, args);
+#endif
+#endif
+#if !defined(FD_WITHOUT_CUDA)
+  if (path == "cuda on the host") {
+    cuda_on_host::first_block = 0;
+    cuda_on_host::last_block = UINT64_MAX;
+    return launch_elementwise(pipeline, dtype, args, nullptr) == cudaSuccess;
+  }
+#endif
+  return false;
+}
+
+PipelineId number_of(const std::string& name) {
+  if (name == "keep_mask") return KernelTable::find<KeepMask<float>>();
+  if (name == "block_dropout") return KernelTable::find<BlockDropout<float>>();
+  if (name == "gaussian_dropout") return KernelTable::find<GaussianDropout<float>>();
+  return name == "dropout" ? KernelTable::find<Dropout<float>>() : KernelTable::find<BiasDropoutAdd<float>>();
+}
+
+}  // namespace
+
+// One call: `operands` are the output, then the inputs, and `strides` theirs, of elements; `keep_bits` those of stored
+// noise. Returns whether there is such a path.
+extern "C" bool run(const char* path, const char* pipeline, int dtype, void* const* operand, int operands, int ndim,
+                    const int64_t* sizes, const int64_t* strides, const uint64_t* mask_strides, uint64_t mask_base,
+                    uint64_t seed, uint64_t offset, double p, const uint64_t* keep_bits) {
+  ElementwiseArgs args{};
+  const int64_t* each[kMaxOperands] = {};
+  for (int k = 0; k < operands; ++k) each[k] = strides + k * ndim;
+  args.outputs[0] = operand[0];
+  for (int k = 1; k < operands; ++k) args.inputs[k - 1] = operand[k];
+  args.layout = plan(ndim, sizes, operands, each, mask_strides, mask_base);
+  args.state = {nullptr, nullptr, seed, offset};
+  args.p = {nullptr, Probability::of(p)};
+  args.keep_bits = keep_bits;
+  return on_path(path, number_of(pipeline), static_cast<DType>(dtype), args);
+}
+
+extern "C" bool keep_mask(const char* path, uint64_t seed, uint64_t offset, uint64_t mask_base, int64_t numel, double p,
+                          uint8_t* keep) {
+  if (std::string(path) == "scalar") {
+    const Mask mask({seed, offset}, Probability::of(p));
+    for (int64_t i = 0; i < numel; ++i) keep[i] = mask.keep(mask_base + static_cast<uint64_t>(i));
+    return true;
+  }
+  void* const operand[] = {keep};
+  const int64_t one = 1;
+  const uint64_t mask_stride = 1;
+  return run(path, "keep_mask", static_cast<int>(DType::kFloat32), operand, 1, 1, &numel, &one, &mask_stride, mask_base,
+             seed, offset, p, nullptr);
+}
+
+// How many threads share a call on the CPU from here on.
+extern "C" void use_threads(int count) { threads = count; }
+
+namespace {
+
+// Rows, tiles and masks that are shared, in four threads and in one: for a thread sanitizer. 0 where they are equal.
+int compare_threads() {
+  const int64_t sizes[] = {30, 40, 700}, row_major[] = {28000, 700, 1}, reversed[] = {1, 30, 1200};
+  const uint64_t masks[][3] = {{28000, 700, 1}, {700, 0, 1}, {1, 0, 0}};
+  const int64_t numel = 30 * 40 * 700;
+  const std::vector<float> x(numel, 1.0f);
+  std::vector<float> y(numel), same(numel);
+  bool equal = true;
+  for (const char* path : {"portable", "avx2", "avx512"}) {
+    for (const int64_t* stride : {row_major, reversed}) {
+      for (const uint64_t* mask_strides : masks) {
+        const int64_t strides[] = {stride[0], stride[1], stride[2], stride[0], stride[1], stride[2]};
+        for (std::vector<float>* to : {&y, &same}) {
+          threads = to == &y ? 4 : 1;
+          void* const operand[] = {to->data(), const_cast<float*>(x.data())};
+          run(path, "dropout", static_cast<int>(DType::kFloat32), operand, 2, 3, sizes, strides, mask_strides, 5, 1, 8,
+              0.3, nullptr);
+        }
+        equal = equal && y == same;
+      }
+    }
+  }
+  return equal ? 0 : 1;
+}
+
+}  // namespace
+
+// For a machine that is emulated: seed, offset, base and count as decimal numbers, then as many p; bytes come out. For
+// a sanitizer: "threads".
+int main(int count, char** given) {
+  if (count == 2 && std::string(given[1]) == "threads") return compare_threads();
+  const auto number = [&](int k) { return std::strtoull(given[k], nullptr, 10); };
+  const int64_t numel = static_cast<int64_t>(number(5));
+  std::string keep(static_cast<size_t>(numel), '\0');
+  for (int k = 6; k < count; ++k) {
+    if (!keep_mask(given[1], number(2), number(3), number(4), numel, std::strtod(given[k], nullptr),
+                   reinterpret_cast<uint8_t*>(&keep[0]))) {
+      return 1;
+    }
+    std::fwrite(keep.data(), 1, keep.size(), stdout);
+  }
+  return 0;
+}

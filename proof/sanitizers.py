@@ -1,0 +1,92 @@
+"""Memory and threads: the CPU's loops, and the CUDA kernels run on the host, under sanitizers."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import host, mutation
+from .report import Finding
+
+TITLE = "Memory and threads"
+METHOD = (
+    "`proof/host` is compiled with the address and the undefined-behaviour sanitizer and run on the calls of the "
+    "mutants, whose inputs lie in blocks of memory of their own; with the thread sanitizer it works on rows, "
+    "tiles and shared masks in four threads. A fault of each kind is planted, to see that it would be reported. "
+    "The extension as a whole has not been run under a sanitizer."
+)
+ADDRESS = (
+    "-O1",
+    "-g",
+    "-march=native",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-shared",
+    "-fPIC",
+)
+THREAD = ("-O1", "-g", "-march=native", "-fsanitize=thread", "-DFD_WITHOUT_CUDA")
+REPORT = ("ERROR: AddressSanitizer", "runtime error", "WARNING: ThreadSanitizer")
+READS_BEYOND = ("cpu/batches.h", "for (int64_t i = 0; i < count; ++i) to[i] = at.x[k][i * stride];",
+                "for (int64_t i = 0; i < kBatch; ++i) to[i] = at.x[k][i * stride];")  # fmt: skip
+OVERLAPS = (
+    "cpu/elementwise_loops.h",
+    "for (int64_t i = begin; i < end; ++i)",
+    "for (int64_t i = begin; i <= end; ++i)",
+)
+
+
+def _reports(output: str) -> int:
+    return sum(output.count(text) for text in REPORT)
+
+
+def _preloaded() -> dict[str, str]:
+    """The environment in which Python can open a library that was compiled with the sanitizers."""
+    names = ("libasan.so", "libubsan.so", "libstdc++.so")
+    found = [
+        subprocess.run(["c++", f"-print-file-name={n}"], capture_output=True, text=True).stdout.strip() for n in names
+    ]
+    options = "detect_leaks=0:detect_stack_use_after_return=0"
+    return {**os.environ, "LD_PRELOAD": ":".join(found), "ASAN_OPTIONS": options}
+
+
+def _sources(folder: Path, fault: tuple[str, str, str] | None) -> None:
+    host.copy_sources(folder)
+    if fault is not None:
+        file, right, wrong = fault
+        text = (folder / file).read_text()
+        if text.count(right) != 1:
+            raise ValueError(f"expected {right!r} once in {file}, to be changed into a fault")
+        (folder / file).write_text(text.replace(right, wrong))
+
+
+def address(prepared: Path, fault: tuple[str, str, str] | None = None) -> tuple[int, int]:
+    """Reports, and the exit status of the calls."""
+    with tempfile.TemporaryDirectory() as name:
+        _sources(Path(name), fault)
+        host.compile_host(Path(name), Path(name) / "host.so", options=ADDRESS)
+        command = [sys.executable, host.ROOT / "proof" / "judge.py", Path(name) / "host.so", prepared, *host.PATHS[1:]]
+        ran = subprocess.run(command, env=_preloaded(), capture_output=True, text=True, errors="replace")
+    return _reports(ran.stderr), ran.returncode
+
+
+def thread(fault: tuple[str, str, str] | None = None) -> tuple[int, int]:
+    with tempfile.TemporaryDirectory() as name:
+        _sources(Path(name), fault)
+        host.compile_host(Path(name), Path(name) / "host", options=THREAD)
+        ran = subprocess.run([Path(name) / "host", "threads"], capture_output=True, text=True, errors="replace")
+    return _reports(ran.stderr), ran.returncode
+
+
+def findings(quick: bool) -> Iterator[Finding]:
+    with tempfile.TemporaryDirectory() as name:
+        prepared = mutation.prepared(Path(name) / "calls.npz")
+        reports, status = address(prepared)
+        yield Finding("addresses and undefined behaviour", f"{reports} reports", "0", reports == 0 and status == 0)
+        reports, status = thread()
+        yield Finding("four threads", f"{reports} reports", "0", reports == 0 and status == 0)
+        reports, status = address(prepared, READS_BEYOND)
+        yield Finding("planted: a read behind a row is reported", f"{reports} reports", "1 or more", reports > 0)
+        reports, status = thread(OVERLAPS)
+        yield Finding("planted: two threads at one place are reported", f"{reports} reports", "1 or more", reports > 0)

@@ -1,0 +1,75 @@
+"""The sections of the proof at the size that the tests have time for, and that they can fail."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from proof import answers, host, mutation, probability, statistics
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler for what the proof compiles")
+
+
+@pytest.mark.parametrize("section", [answers, probability, statistics], ids=lambda s: s.__name__)
+def test_every_claim_holds(section):
+    findings = list(section.findings(quick=True))
+    assert findings
+    assert [f for f in findings if not f.holds] == []
+
+
+def test_a_count_that_is_off_by_one_is_noticed():
+    """Where p lies between two thresholds a neighbouring count is too far; on one, 2 are."""
+    for p in (0.1, 1e-7, 1 - 1e-7):
+        right = 2**32 - round(p * 2**32)
+        assert probability.error(p, right) <= 1
+        assert min(probability.error(p, right + 1), probability.error(p, right - 1)) > 1
+
+
+def test_words_are_the_frozen_ones(golden):
+    """NumPy's arithmetic, which the known answers compare to, is itself held against them."""
+    for case in golden["cases"]:
+        words = answers.words(int(case["seed"]), int(case["offset"]), int(case["start"]), len(case["words"]))
+        assert words.tolist() == [int(word, 16) for word in case["words"]]
+    wrapped = answers.words(5, 8, 2**64 - 3, 6)
+    assert np.array_equal(wrapped, [*answers.words(5, 8, 2**64 - 3, 3), *answers.words(5, 8, 0, 3)])
+
+
+def test_a_wrong_path_is_noticed():
+    def one_off(seed, offset, base, numel, p):
+        return answers.words(seed, offset, base, numel) > np.uint64(round(p * 2**32))  # instead of at least
+
+    assert answers.differing(one_off, 2**12, 6) > 0
+
+    def right(seed, offset, base, numel, p):
+        return answers.words(seed, offset, base, numel) >= np.uint64(round(p * 2**32))
+
+    half = answers.ZEROS[0] & 0xFFFF
+    assert [answers.pinned(right, 0, 0, 0, half + k, 16) for k in (-1, 0, 1)] == [False, True, False]
+
+
+FAULTS = {
+    "a 32-bit index": ("core/mask.h", "const uint64_t group = mask_index / kGroup;",
+                       "const uint64_t group = static_cast<uint32_t>(mask_index) / kGroup;"),
+    "a tail that is off by one": ("cuda/elementwise_kernels.cu", "if (at >= a.numel) continue;",
+                                  "if (at > a.numel) continue;"),
+    "a missing scale": ("core/pipelines.h", "return select(keep, x * V(gain), V(C(0)));",
+                        "return select(keep, x, V(C(0)));"),
+    "swapped lanes": ("core/mask.h", ">> (16 * (lane & 1)) & 0xffffu", ">> (16 - 16 * (lane & 1)) & 0xffffu"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return mutation.prepared(tmp_path_factory.mktemp("proof") / "calls.npz")
+
+
+@pytest.mark.parametrize("fault", [None, *FAULTS], ids=str)
+def test_faults_in_the_sources_are_caught_without_torch_or_a_gpu(fault, prepared, tmp_path):
+    host.copy_sources(tmp_path)
+    if fault is not None:
+        file, right, wrong = FAULTS[fault]
+        source = tmp_path / file
+        assert source.read_text().count(right) >= 1
+        source.write_text(source.read_text().replace(right, wrong))
+    verdict = mutation.judge(tmp_path, prepared, host.PATHS[1:])
+    assert verdict == ("survives" if fault is None else "caught")
