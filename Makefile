@@ -3,7 +3,7 @@
 # make test      sets everything up and runs the tests
 # make bench     measures everything and writes bench/results/
 # make proof     everything that takes longer than the tests have time for; writes proof/REPORT.md
-# make gpu-proof  the same on a GPU: all tests, and compute-sanitizer; writes proof/GPU.md
+# make gpu-proof  the same on a GPU: all tests, and compute-sanitizer; writes into proof/REPORT.md
 # make lint      ruff, clang-format, mypy
 # make cuda-check  builds the CUDA extension for all architectures and checks it; needs nvcc, not a GPU
 #
@@ -53,10 +53,10 @@ test: build
 	$(PY) -m pytest -n $(TEST_PROCESSES)
 
 proof: build
-	$(PY) -m proof --report proof/REPORT.md
+	$(PY) -m proof --save
 
 gpu-proof: build
-	$(PY) -m proof --only gpu --report proof/GPU.md
+	$(PY) -m proof --only gpu --save
 
 bench: build
 	$(PY) -m bench --json $(RESULTS)

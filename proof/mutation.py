@@ -241,7 +241,7 @@ def fingerprint(file: Path) -> str:
     """Of everything that a verdict depends on."""
     parts = [host.ROOT / "csrc" / part for part in ("core", "cpu", "cuda")]
     sources = [path for part in (*parts, host.ROOT / "proof" / "host") for path in sorted(part.iterdir())]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(" ".join((host.CUT, *host.FLAGS)).encode())
     for path in (*sources, host.ROOT / "proof" / "judge.py", file):
         digest.update(path.read_bytes())
     return digest.hexdigest()

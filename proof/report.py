@@ -1,11 +1,13 @@
-"""What a proof finds, and the report of it in Markdown."""
+"""What a proof finds: kept as a file a section, and made into a report in Markdown."""
 
+import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -31,22 +33,53 @@ class Section(Protocol):
     def findings(self, quick: bool) -> Iterator[Finding]: ...
 
 
-def markdown(found: Mapping[str, tuple[Section, Sequence[Finding]]], command: str, minutes: float) -> str:
+def save(folder: Path, name: str, findings: Sequence[Finding], minutes: float) -> None:
+    """As `folder`/NAME.json, with where the findings come from."""
+    facts = {
+        "commit": _commit(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "machine": _machine(),
+        "torch": torch.__version__,
+        "instruction_sets": fused_dropout.build_info()["cpu_instruction_sets"],
+        "minutes": round(minutes, 1),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"facts": facts, "findings": [asdict(finding) for finding in findings]}
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def markdown(folder: Path, sections: Mapping[str, Section]) -> str:
+    """Of the sections that have a file in `folder`."""
+    found = {name: _load(folder / f"{name}.json") for name in sections if (folder / f"{name}.json").exists()}
     rows = [finding for _, findings in found.values() for finding in findings]
     missed = [finding.claim for finding in rows if not finding.holds]
+    absent = [section.TITLE for name, section in sections.items() if name not in found]
     lines = [
         "# Proof",
         "",
-        f"Made by `{command}` in {minutes:.0f} minutes, at commit {_commit()}, on {_processor()}, "
-        f"torch {torch.__version__}, {', '.join(fused_dropout.build_info()['cpu_instruction_sets'])}.",
-        "",
-        f"{len(rows) - len(missed)} of {len(rows)} claims hold." + (f" Missed: {'; '.join(missed)}." if missed else ""),
+        "Made by `python -m proof --save` from `proof/results`; a section says how to make it again.",
     ]
-    for name, (section, findings) in found.items():
-        lines += ["", f"## {section.TITLE}", "", section.METHOD, "", f"Alone: `python -m proof --only {name}`.", ""]
+    lines += ["", f"{len(rows) - len(missed)} of {len(rows)} claims hold."]
+    lines += [f"Missed: {'; '.join(missed)}."] if missed else []
+    lines += [f"Not run: {', '.join(absent)}."] if absent else []
+    for name, (facts, findings) in found.items():
+        machine = f"{facts['machine']} ({', '.join(facts['instruction_sets'])}), torch {facts['torch']}"
+        lines += ["", f"## {sections[name].TITLE}", "", sections[name].METHOD, ""]
+        lines += [f"`python -m proof --only {name} --save`: {facts['minutes']:g} minutes on {machine}, "
+                  f"commit {facts['commit']}, {facts['date']}.", ""]  # fmt: skip
         lines += ["| claim | found | bar | |", "| --- | --- | --- | --- |"]
-        lines += [f"| {f.claim} | {f.figure} | {f.bar} | {'holds' if f.holds else '**missed**'} |" for f in findings]
+        lines += [f"| {_cell(f.claim)} | {_cell(f.figure)} | {_cell(f.bar)} | {'holds' if f.holds else '**missed**'} |"
+                  for f in findings]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _load(path: Path) -> tuple[dict[str, Any], list[Finding]]:
+    data = json.loads(path.read_text())
+    return data["facts"], [Finding(**each) for each in data["findings"]]
 
 
 def _commit() -> str:
@@ -55,9 +88,10 @@ def _commit() -> str:
     return asked.stdout.strip() or "unknown"
 
 
-def _processor() -> str:
+def _machine() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {torch.get_num_threads()} cores"

@@ -5,16 +5,21 @@ import shutil
 import numpy as np
 import pytest
 
-from proof import answers, host, mutation, probability, statistics
+from proof import __main__ as proof
+from proof import answers, fuzzing, host, mutation, probability, properties, report, statistics
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler for what the proof compiles")
 
 
-@pytest.mark.parametrize("section", [answers, probability, statistics], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("section", [answers, probability, statistics, properties, fuzzing], ids=lambda s: s.__name__)
 def test_every_claim_holds(section):
     findings = list(section.findings(quick=True))
     assert findings
     assert [f for f in findings if not f.holds] == []
+
+
+def test_the_report_is_that_of_the_results():
+    assert report.markdown(proof.RESULTS, proof.EVERY) == proof.REPORT.read_text()
 
 
 def test_a_count_that_is_off_by_one_is_noticed():
