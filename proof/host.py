@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent.parent
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-w", "-pthread")
 PATHS = ("scalar", "portable", "avx2", "avx512", "cuda on the host")
 # Enough for every loop and kernel.
-CUT = "using KernelTable = Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>;"
+CUT = {
+    "KernelTable": "Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>",
+    "SummedTable": "AndSums<Each<Dropout>>",
+}
 
 
 def copy_sources(folder: Path) -> None:
@@ -21,16 +24,18 @@ def copy_sources(folder: Path) -> None:
     for part in ("core", "cpu", "cuda"):
         shutil.copytree(ROOT / "csrc" / part, folder / part, dirs_exist_ok=True)
     table = folder / "core" / "table.h"
-    text, count = re.subn(r"using KernelTable =\s.*?;", CUT, table.read_text(), flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"expected one KernelTable in {table}, but found {count}")
+    text = table.read_text()
+    for name, rows in CUT.items():
+        text, count = re.subn(rf"using {name} =\s.*?;", f"using {name} = {rows};", text, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"expected one {name} in {table}, but found {count}")
     table.write_text(text)
 
 
 def compile_host(folder: Path, output: Path, compiler: str = "c++", options: Sequence[str] = ()) -> None:
     """Of the sources that `copy_sources` has left in `folder`; a failure raises CalledProcessError."""
-    command = [compiler, *FLAGS, *options, f"-I{folder}", f"-I{ROOT / 'tests' / 'cuda_on_host'}",
-               ROOT / "proof" / "host" / "host.cpp", "-o", output]  # fmt: skip
+    includes = [f"-I{path}" for path in (folder, ROOT / "proof" / "host", ROOT / "tests" / "cuda_on_host")]
+    command = [compiler, *FLAGS, *options, *includes, ROOT / "proof" / "host" / "host.cpp", "-o", output]
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 

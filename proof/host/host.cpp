@@ -9,26 +9,51 @@
 #include <vector>
 
 #include "core/layout.cpp"
+#include "cpu/column_loops.h"
+#include "cpu/columns.cpp"
 #include "cpu/elementwise_loops.h"
 #include "cpu/simd_portable.h"
 // FD_WITHOUT_CUDA and FD_ONLY_CUDA leave paths out, for who compiles often.
 #if !defined(FD_WITHOUT_CUDA)
+#include "cuda/columns_kernels.cu"
 #include "cuda/elementwise_kernels.cu"
 #endif
 #if defined(__AVX2__) && defined(__F16C__)
+#define FD_AVX2
 #include <immintrin.h>
 
 #include "cpu/simd_avx2.h"
 #endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define FD_AVX512
 #include "cpu/simd_avx512.h"
 #endif
+
+namespace fused_dropout {
+namespace {
+const Kernels* in_use = nullptr;
+}
+const Kernels& kernels() { return *in_use; }
+}  // namespace fused_dropout
 
 using namespace fused_dropout;
 
 namespace {
 
 int threads = 1;
+
+// Dropout, and the sum of its rows behind the output.
+template <class Isa>
+bool and_sum_on_cpu(DType dtype, const ElementwiseArgs& args, int64_t numel, int64_t features) {
+  static const Kernels table{run_elementwise<Isa>, nullptr, nullptr, add_rows<Isa>};
+  in_use = &table;
+  if (!args.layout.counts_rows(features)) return false;
+  const int64_t parts = pieces(numel / features, rows_in_sum(numel / features, features));
+  std::vector<double> sums(static_cast<size_t>(parts * features));
+  run_and_sum(KernelTable::find<Dropout<float>>(), dtype, args, features, sums.data());
+  sum_of_parts(dtype, sums.data(), parts, features, static_cast<char*>(args.outputs[0]) + numel * bytes_of(dtype));
+  return true;
+}
 
 template <class Isa>
 bool on_cpu(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
@@ -44,13 +69,39 @@ bool on_cpu(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
   return true;
 }
 
+// As on_path, of dropout with a sum.
+bool and_sum(const std::string& path, DType dtype, ElementwiseArgs& args, int64_t numel, int64_t features) {
+#if !defined(FD_ONLY_CUDA)
+  if (path == "portable") return and_sum_on_cpu<Portable>(dtype, args, numel, features);
+#if defined(FD_AVX2)
+  if (path == "avx2") return and_sum_on_cpu<Avx2>(dtype, args, numel, features);
+#endif
+#if defined(FD_AVX512)
+  if (path == "avx512") return and_sum_on_cpu<Avx512>(dtype, args, numel, features);
+#endif
+#endif
+#if !defined(FD_WITHOUT_CUDA)
+  if (path == "cuda on the host" && takes_sums(args.layout, features)) {
+    const int64_t rows = numel / features, in_part = rows_in_part(rows, features), parts = pieces(rows, in_part);
+    std::vector<double> sums(static_cast<size_t>(parts * features));
+    cuda_on_host::first_block = 0;
+    cuda_on_host::last_block = UINT64_MAX;
+    launch_and_sum(SummedTable::find<AndSum<Dropout<float>>>(), dtype, args, features, sums.data(), nullptr);
+    launch_sum_of_parts(dtype, sums.data(), parts, features,
+                        static_cast<char*>(args.outputs[0]) + numel * bytes_of(dtype), nullptr);
+    return true;
+  }
+#endif
+  return false;
+}
+
 bool on_path(const std::string& path, PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
 #if !defined(FD_ONLY_CUDA)
   if (path == "portable") return on_cpu<Portable>(pipeline, dtype, args);
-#if defined(__AVX2__) && defined(__F16C__)
+#if defined(FD_AVX2)
   if (path == "avx2") return on_cpu<Avx2>(pipeline, dtype, args);
 #endif
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(FD_AVX512)
   if (path == "avx512") return on_cpu<Avx512>(pipeline, dtype, args);
 #endif
 #endif
@@ -87,6 +138,10 @@ extern "C" bool run(const char* path, const char* pipeline, int dtype, void* con
   args.state = {nullptr, nullptr, seed, offset};
   args.p = {nullptr, Probability::of(p)};
   args.keep_bits = keep_bits;
+  if (std::string(pipeline) == "dropout_and_sum") {
+    const int64_t numel = args.layout.elements(0, args.layout.ndim);
+    return and_sum(path, static_cast<DType>(dtype), args, numel, sizes[ndim - 1]);
+  }
   return on_path(path, number_of(pipeline), static_cast<DType>(dtype), args);
 }
 
