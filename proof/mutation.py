@@ -254,7 +254,8 @@ def verdict(mutant: Mutant, file: Path) -> str:
 def fingerprint(file: Path) -> str:
     """Of everything that a verdict depends on."""
     parts = [host.ROOT / "csrc" / part for part in ("core", "cpu", "cuda")]
-    sources = [path for part in (*parts, host.ROOT / "proof" / "host") for path in sorted(part.iterdir())]
+    files = (path for part in (*parts, host.ROOT / "proof" / "host") for path in part.rglob("*"))
+    sources = sorted(path for path in files if path.is_file())
     digest = hashlib.sha256(repr((host.CUT, host.FLAGS)).encode())
     for path in (*sources, host.ROOT / "proof" / "judge.py", file):
         digest.update(path.read_bytes())
