@@ -439,6 +439,7 @@ def drop_block2d(
 
     Raises:
         ValueError: an input of another rank; a block size below 1; a gamma_scale that is negative or not finite.
+        RuntimeError: complex numbers, with noise.
 
     Equivalent to::
 
@@ -467,6 +468,8 @@ def drop_block2d(
         )
     if not training or checked_p[0] == 0:
         return input
+    if with_noise and input.is_complex():
+        raise RuntimeError(f"drop_block2d: expected a real tensor to add noise to, but got {input.dtype}")
     gain = GAIN_UPSCALE if scale_by_keep and not with_noise else GAIN_ONE
     if input.numel() == 0:  # a map without height has no block; the state is drawn all the same
         return call("dropout", (input,), checked_p, gain, None, inplace, generator, rng)[0]

@@ -88,6 +88,9 @@ def check_linear(input: Tensor, weight: Any, bias: Any) -> None:
     for argument, tensor in (("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor) and not (argument == "bias" and tensor is None):
             raise TypeError(f"dropout_linear(): argument '{argument}' must be a Tensor, not {type(tensor).__name__}")
+    for tensor in (input, weight, bias):
+        if tensor is not None and tensor.layout not in (torch.strided, torch.jagged):
+            raise RuntimeError(f"dropout_linear: expected dense tensors, but got one of layout {tensor.layout}")
     if weight.dim() != 2 or input.dim() < 1 or input.shape[-1] != weight.shape[1]:
         raise ValueError(
             "dropout_linear: expected an input (*, in_features) and a weight (out_features, in_features), but got "

@@ -22,6 +22,7 @@ from fused_dropout import (
     dropout2d,
     dropout3d,
     dropout_add,
+    dropout_linear,
     feature_alpha_dropout,
     gaussian_dropout,
     keep_mask,
@@ -412,6 +413,24 @@ ROWS = [
         lambda: normal_noise((2,), torch.ones(2)),
         ValueError,
         "expected rng to be an int64 tensor",
+    ),
+    (
+        "sparse weight",
+        lambda: dropout_linear(X, torch.ones(2, X.shape[-1]).to_sparse(), torch.ones(2).to_sparse()),
+        RuntimeError,
+        "dropout_linear: expected dense tensors, but got one of layout torch.sparse_coo",
+    ),
+    (
+        "sparse input, tensor p",
+        lambda: dropout_linear(X.to_sparse(), torch.ones(2, X.shape[-1]), p=torch.tensor(0.5)),
+        RuntimeError,
+        "dropout_linear: expected dense tensors, but got one of layout torch.sparse_coo",
+    ),
+    (
+        "complex with normal noise",
+        lambda: drop_block2d(torch.ones(1, 2, 4, 4, dtype=torch.complex64), 0.5, True, with_noise=True),
+        RuntimeError,
+        "drop_block2d: expected a real tensor to add noise to, but got torch.complex64",
     ),
     (
         "instruction set",
