@@ -14,7 +14,8 @@ FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-ma
 PATHS = ("scalar", "portable", "avx2", "avx512", "cuda on the host")
 # Enough for every loop and kernel.
 CUT = {
-    "KernelTable": "Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>",
+    "KernelTable": "Join<Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>, "
+    "With<GatedBackward, Silu>>",
     "SummedTable": "AndSums<Each<Dropout>>",
 }
 

