@@ -44,7 +44,8 @@ def save(folder: Path, name: str, findings: Sequence[Finding], minutes: float) -
         "minutes": round(minutes, 1),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    data = {"facts": facts, "findings": [asdict(finding) for finding in findings]}
+    # NumPy's truth values are not JSON's.
+    data = {"facts": facts, "findings": [asdict(finding) | {"holds": bool(finding.holds)} for finding in findings]}
     (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
 
 
