@@ -307,4 +307,5 @@ def findings(quick: bool) -> Iterator[Finding]:
     claim = f"mutants caught, of {counted} that compile and are no equivalents"
     yield Finding(claim, f"{share:.1%}", "90 %", share >= 0.9 and (quick or counted >= 100))
     for mutant in survivors:
-        yield Finding(f"survives: {mutant}", EQUIVALENT.get(mutant, "not caught"), "listed", True)
+        reason = EQUIVALENT.get(mutant)
+        yield Finding(f"survives: {mutant}", reason or "not caught", "an equivalent", reason is not None)
