@@ -70,15 +70,15 @@ def words(seed: int, offset: int, base: int, numel: int, rounds: int = 10) -> np
     return halves(offset >> 2) << np.uint64(16) | halves((offset >> 2) + 1)
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     return word - 2**64 if word >= 2**63 else word
 
 
 def _by_operation(
     operation: Callable[..., torch.Tensor], device: str, seed: int, offset: int, base: int, numel: int, p: float
 ) -> np.ndarray:
-    state = torch.tensor([_signed(seed), _signed(offset)], device=device)
-    return operation(state, [numel], p, mask_base=_signed(base)).cpu().numpy()
+    state = torch.tensor([signed(seed), signed(offset)], device=device)
+    return operation(state, [numel], p, mask_base=signed(base)).cpu().numpy()
 
 
 def _by_extension(instruction_set: str, *args) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-w", "-pthread")
 PATHS = ("scalar", "portable", "avx2", "avx512", "cuda on the host")
+Fault = tuple[str, str, str]  # a file of csrc, what stands in it, and what a mistake would put there
 # Enough for every loop and kernel.
 CUT = {
     "KernelTable": "Join<Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>, "
@@ -20,8 +21,8 @@ CUT = {
 }
 
 
-def copy_sources(folder: Path) -> None:
-    """csrc without torch, the table of pipelines cut to what `host.cpp` runs."""
+def copy_sources(folder: Path, fault: Fault | None = None) -> None:
+    """csrc without torch, the table of pipelines cut to what `host.cpp` runs, and with a fault where one is planted."""
     for part in ("core", "cpu", "cuda"):
         shutil.copytree(ROOT / "csrc" / part, folder / part, dirs_exist_ok=True)
     table = folder / "core" / "table.h"
@@ -31,6 +32,12 @@ def copy_sources(folder: Path) -> None:
         if count != 1:
             raise ValueError(f"expected one {name} in {table}, but found {count}")
     table.write_text(text)
+    if fault is not None:
+        file, right, wrong = fault
+        source = folder / file
+        if right not in source.read_text():
+            raise ValueError(f"expected {right!r} in {file}, to be changed into a fault")
+        source.write_text(source.read_text().replace(right, wrong))
 
 
 def compile_host(folder: Path, output: Path, compiler: str = "c++", options: Sequence[str] = ()) -> None:

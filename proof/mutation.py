@@ -20,7 +20,7 @@ from tqdm import tqdm
 from fused_dropout import reference
 from fused_dropout._extension import ops
 
-from . import host
+from . import answers, host
 from .report import Finding
 
 TITLE = "The tests are tested"
@@ -139,8 +139,8 @@ def _call(pipeline: str, dtype: torch.dtype, shape: tuple[int, ...], p: float, b
     if pipeline == "bias_dropout_add":
         inputs.append(torch.randn(shape[-1], generator=generator).to(dtype).expand(shape))
         inputs.append(laid_out(torch.randn(shape, generator=generator).to(dtype)))
-    state = torch.tensor([word - 2**64 if word >= 2**63 else word for word in STATE])
-    options = {"mask_strides": strides, "mask_base": base - 2**64 if base >= 2**63 else base}
+    state = torch.tensor([answers.signed(word) for word in STATE])
+    options = {"mask_strides": strides, "mask_base": answers.signed(base)}
     stored: dict[str, np.ndarray] = {}
     if pipeline == "keep_mask":
         want = laid_out(reference.keep_mask(state, list(shape), p, **options))

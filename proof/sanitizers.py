@@ -51,29 +51,19 @@ def _preloaded() -> dict[str, str]:
     return {**os.environ, "LD_PRELOAD": ":".join(found), "ASAN_OPTIONS": options}
 
 
-def _sources(folder: Path, fault: tuple[str, str, str] | None) -> None:
-    host.copy_sources(folder)
-    if fault is not None:
-        file, right, wrong = fault
-        text = (folder / file).read_text()
-        if text.count(right) != 1:
-            raise ValueError(f"expected {right!r} once in {file}, to be changed into a fault")
-        (folder / file).write_text(text.replace(right, wrong))
-
-
-def address(prepared: Path, fault: tuple[str, str, str] | None = None) -> tuple[int, int]:
+def address(prepared: Path, fault: host.Fault | None = None) -> tuple[int, int]:
     """Reports, and the exit status of the calls."""
     with tempfile.TemporaryDirectory() as name:
-        _sources(Path(name), fault)
+        host.copy_sources(Path(name), fault)
         host.compile_host(Path(name), Path(name) / "host.so", options=ADDRESS)
         command = [sys.executable, host.ROOT / "proof" / "judge.py", Path(name) / "host.so", prepared, *host.PATHS[1:]]
         ran = subprocess.run(command, env=_preloaded(), capture_output=True, text=True, errors="replace")
     return _reports(ran.stderr), ran.returncode
 
 
-def thread(fault: tuple[str, str, str] | None = None) -> tuple[int, int]:
+def thread(fault: host.Fault | None = None) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as name:
-        _sources(Path(name), fault)
+        host.copy_sources(Path(name), fault)
         host.compile_host(Path(name), Path(name) / "host", options=THREAD)
         ran = subprocess.run([Path(name) / "host", "threads"], capture_output=True, text=True, errors="replace")
     return _reports(ran.stderr), ran.returncode
