@@ -10,7 +10,7 @@ from torch import Tensor
 from ._extension import ops
 from ._transforms import check_captured
 from .reference import GAIN_ONE, GAIN_UPSCALE, broadcasts, kept
-from .rng import Rng, as_state, probability
+from .rng import Rng, as_state, check_generator, given_words, probability
 
 GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
 PER = ("row", "batch")
@@ -59,11 +59,11 @@ def check_call(name: str, input: Any, training: Any, inplace: Any, generator: An
     if inplace is not True and inplace is not False:
         raise TypeError(f"{name}(): argument 'inplace' must be bool, not {type(inplace).__name__}")
     if generator is not None:
-        if not isinstance(generator, torch.Generator):
-            kind = type(generator).__name__
-            raise TypeError(f"{name}(): argument 'generator' must be a torch.Generator, not {kind}")
+        check_generator(generator, name)
         if rng is not None:
             raise ValueError(f"{name}: expected rng or generator, not both: a given state draws from no generator")
+    if rng is not None and not isinstance(rng, Tensor):
+        given_words(rng, name)
 
 
 def check(

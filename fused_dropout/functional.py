@@ -80,7 +80,7 @@ def dropout(
         return evaluated(input, checked_p, inplace, mode)
     if checked_p[0] == 0:
         return input
-    strides = None if noise_shape is None else mask_strides(input.shape, noise_shape)
+    strides = None if noise_shape is None else mask_strides(input.shape, noise_shape, "dropout")
     return call("dropout", (input,), checked_p, GAINS[mode], strides, inplace, generator, rng)[0]
 
 
@@ -395,7 +395,7 @@ def gaussian_dropout(
     checked_p = check("gaussian_dropout", input, p, training, inplace, generator, rng)
     if not training or checked_p[0] == 0:
         return input
-    strides = None if noise_shape is None else mask_strides(input.shape, noise_shape)
+    strides = None if noise_shape is None else mask_strides(input.shape, noise_shape, "gaussian_dropout")
     return call("gaussian_dropout", (input,), checked_p, GAIN_UPSCALE, strides, inplace, generator, rng)[0]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import reference
-from ._calls import check, dispatch_modes, moved
+from ._calls import check, check_flags, dispatch_modes, moved
 from ._extension import ops
 from ._transforms import transforming
 from .rng import Rng, as_state, draw, probability
@@ -175,6 +175,7 @@ class DropoutLinear(nn.Linear):
         dtype: torch.dtype | None = None,
     ) -> None:
         probability(p, "DropoutLinear")
+        check_flags("DropoutLinear", bias=bias)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.p = p
 

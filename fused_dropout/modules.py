@@ -28,7 +28,7 @@ class _Layer(_DropoutNd):
         if "mode" in options:
             check_mode(name, options["mode"])
         if options.get("noise_shape") is not None:
-            check_noise_shape(options["noise_shape"])
+            check_noise_shape(options["noise_shape"], name)
             options["noise_shape"] = tuple(options["noise_shape"])
         super().__init__(number, inplace)
         self.p = p

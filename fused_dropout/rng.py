@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ def draw(device: torch.device | str | None = None, generator: torch.Generator | 
         y1 = fused_dropout.dropout(x1, 0.1, rng=rng)
         y2 = fused_dropout.dropout(x2, 0.1, rng=rng)   # the same mask
     """
+    check_generator(generator, "draw")
     if device is None and generator is not None:
         device = generator.device
     return ops.draw(torch.empty(0, device=device), generator=generator)
@@ -72,7 +73,7 @@ def keep_mask(
     shape = torch.Size(shape)
     p, p_tensor = probability(p, "keep_mask")
     state = _given_state(rng, device, "keep_mask")
-    return ops.keep_mask(state, shape, p, p_tensor=p_tensor, mask_strides=mask_strides(shape, noise_shape))
+    return ops.keep_mask(state, shape, p, p_tensor=p_tensor, mask_strides=mask_strides(shape, noise_shape, "keep_mask"))
 
 
 def normal_noise(
@@ -115,7 +116,13 @@ def normal_noise(
     shape = torch.Size(shape)
     state = _given_state(rng, device, "normal_noise")
     dtype = torch.get_default_dtype() if dtype is None else dtype
-    return ops.normal_noise(state, shape, dtype=dtype, mask_strides=mask_strides(shape, noise_shape))
+    return ops.normal_noise(state, shape, dtype=dtype, mask_strides=mask_strides(shape, noise_shape, "normal_noise"))
+
+
+def check_generator(generator: Any, name: str) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        kind = type(generator).__name__
+        raise TypeError(f"{name}(): argument 'generator' must be a torch.Generator, not {kind}")
 
 
 def _given_state(rng: Rng, device: torch.device | str | None, name: str) -> Tensor:
@@ -130,6 +137,12 @@ def as_state(rng: Rng, device: torch.device | str | None, name: str) -> Tensor:
     """A state tensor from what a caller gave. A tensor's values are never read here; ints are checked."""
     if isinstance(rng, Tensor):
         return rng
+    signed = [word - 2**64 if word >= 2**63 else word for word in given_words(rng, name)]
+    return ops.make_state(torch.empty(0, device=device), *signed)
+
+
+def given_words(rng: Any, name: str) -> tuple[int, int]:
+    """Seed and offset from what a caller gave and is no tensor."""
     if not isinstance(rng, Sequence) or isinstance(rng, (str, bytes)):
         raise TypeError(f"{name}(): argument 'rng' must be an int64 tensor of 2 or two ints, not {type(rng).__name__}")
     if len(rng) != 2:
@@ -144,26 +157,25 @@ def as_state(rng: Rng, device: torch.device | str | None, name: str) -> Tensor:
             raise ValueError(f"{name}: expected the {what} of rng in [0, 2**64), but got {word}")
     if offset % 4:
         raise ValueError(f"{name}: expected the offset of rng to be a multiple of 4, but got {offset}")
-    signed = [word - 2**64 if word >= 2**63 else word for word in (seed, offset)]
-    return ops.make_state(torch.empty(0, device=device), *signed)
+    return seed, offset
 
 
-def mask_strides(shape: Sequence[int], noise_shape: Sequence[int | None] | None) -> list[int] | None:
+def mask_strides(shape: Sequence[int], noise_shape: Sequence[int | None] | None, name: str) -> list[int] | None:
     """The affine map of a noise shape; None where every element has its own decision."""
     if noise_shape is None:
         return None
-    check_noise_shape(noise_shape)
+    check_noise_shape(noise_shape, name)
     fits = len(noise_shape) == len(shape)
     sizes = [size if noise is None else noise for size, noise in zip(shape, noise_shape, strict=False)]
     if not fits or any(noise not in (1, size) for size, noise in zip(shape, sizes, strict=False)):
         raise ValueError(
-            f"dropout: expected a noise_shape that broadcasts to the input's shape {tuple(shape)}, each entry 1, None "
+            f"{name}: expected a noise_shape that broadcasts to the input's shape {tuple(shape)}, each entry 1, None "
             f"or the input's size, but got {tuple(noise_shape)}"
         )
     return row_major(sizes)
 
 
-def check_noise_shape(noise_shape: Sequence[int | None]) -> None:
+def check_noise_shape(noise_shape: Sequence[int | None], name: str) -> None:
     if not isinstance(noise_shape, Sequence) or isinstance(noise_shape, (str, bytes)):
         kind = type(noise_shape).__name__
     else:
@@ -171,7 +183,7 @@ def check_noise_shape(noise_shape: Sequence[int | None]) -> None:
         if not wrong:
             return
         kind = f"one that holds a {type(wrong[0]).__name__}"
-    raise TypeError(f"dropout(): argument 'noise_shape' must be a sequence of ints and None, not {kind}")
+    raise TypeError(f"{name}(): argument 'noise_shape' must be a sequence of ints and None, not {kind}")
 
 
 def probability(p: "float | Tensor", name: str) -> "tuple[float, Tensor | None]":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import rowwise
-from ._calls import check_number
+from ._calls import check_flags, check_number
 from .modules import _Layer
 from .rng import Rng
 
@@ -35,6 +35,7 @@ class _Norm(_Layer):
             kind = type(normalized_shape).__name__
             raise TypeError(f"{name}(): argument 'normalized_shape' must be int, not {kind}")
         check_number(name, "eps", eps)
+        check_flags(name, elementwise_affine=elementwise_affine, bias=bias)
         super().__init__(p, False)
         self.normalized_shape, self.eps, self.elementwise_affine = normalized_shape, eps, elementwise_affine
 
