@@ -4,27 +4,59 @@ Alone in its process, since what it runs may be broken: ``python proof/judge.py 
 """
 
 import ctypes
+import mmap
 import sys
 
 import numpy as np
 
 GUARD = 64  # bytes behind every output that nobody may touch
+UNTOUCHED = 0xA5  # what a byte of an output is before the call
+NONE = 0  # mprotect's PROT_NONE
+C = ctypes.CDLL(None)
 
 
-def run(library: ctypes.CDLL, path: str, call: dict[str, np.ndarray]) -> bool:
+class Guarded:
+    """Bytes that end where a page begins that nobody may touch: to read beyond them is a crash."""
+
+    def __init__(self, data: np.ndarray) -> None:
+        pages = -(-max(1, len(data)) // mmap.PAGESIZE)
+        self.memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        end = base + pages * mmap.PAGESIZE
+        if C.mprotect(ctypes.c_void_p(end), ctypes.c_size_t(mmap.PAGESIZE), NONE):
+            raise OSError("mprotect failed")
+        self.address = end - len(data)
+        ctypes.memmove(self.address, data.ctypes.data, len(data))
+
+
+class Block:
+    """Bytes in a block of their own, as aligned as PyTorch's: what a sanitizer watches, and vector loads want."""
+
+    def __init__(self, data: np.ndarray) -> None:
+        got = ctypes.c_void_p()
+        if C.posix_memalign(ctypes.byref(got), ctypes.c_size_t(64), ctypes.c_size_t(max(1, len(data)))):
+            raise MemoryError
+        self.address = got.value
+        ctypes.memmove(self.address, data.ctypes.data, len(data))
+
+    def __del__(self) -> None:
+        C.free(ctypes.c_void_p(self.address))
+
+
+def run(library: ctypes.CDLL, path: str, call: dict[str, np.ndarray], guarded: bool) -> bool:
     """Whether the output has the expected bytes, and what lies around it is untouched."""
-    operands = [call[f"x{k}"].copy() for k in range(int(call["inputs"]))]
-    output = np.full(len(call["expected"]) + 2 * GUARD, 0xA5, dtype=np.uint8)
-    pointers = (ctypes.c_void_p * (len(operands) + 1))(output.ctypes.data + GUARD, *(x.ctypes.data for x in operands))
+    inputs = [(Guarded if guarded else Block)(call[f"x{k}"]) for k in range(int(call["inputs"]))]
+    output = np.full(len(call["expected"]) + 2 * GUARD, UNTOUCHED, dtype=np.uint8)
+    pointers = (ctypes.c_void_p * (len(inputs) + 1))(output.ctypes.data + GUARD, *(x.address for x in inputs))
     arrays = [np.ascontiguousarray(call[name]) for name in ("sizes", "strides", "mask_strides")]
     numbers = [int(n) for n in call["state"]]
     bits = call["keep_bits"].ctypes.data if "keep_bits" in call else None
     there = library.run(
-        path.encode(), str(call["pipeline"]).encode(), int(call["dtype"]), pointers, len(operands) + 1,
+        path.encode(), str(call["pipeline"]).encode(), int(call["dtype"]), pointers, len(inputs) + 1,
         len(arrays[0]), *(ctypes.c_void_p(a.ctypes.data) for a in arrays), *(ctypes.c_uint64(n) for n in numbers),
         ctypes.c_double(float(call["p"])), ctypes.c_void_p(bits),
     )  # fmt: skip
-    untouched = (output[:GUARD] == 0xA5).all() and (output[-GUARD:] == 0xA5).all()
+    untouched = (output[:GUARD] == UNTOUCHED).all() and (output[-GUARD:] == UNTOUCHED).all()
     return not there or bool(untouched and np.array_equal(output[GUARD:-GUARD], call["expected"]))
 
 
@@ -33,10 +65,14 @@ def main(built: str, prepared: str, *paths: str) -> int:
     library.run.restype = ctypes.c_bool
     calls: dict[str, dict[str, np.ndarray]] = {}
     with np.load(prepared) as data:
+        if library.rng_version() != data["rng_version"]:
+            return 1
         for key in data.files:
-            number, name = key.split(".")
-            calls.setdefault(number, {})[name] = data[key]
-    return int(not all(run(library, path, call) for call in calls.values() for path in paths))
+            if "." in key:
+                number, name = key.split(".")
+                calls.setdefault(number, {})[name] = data[key]
+    return int(not all(run(library, path, call, guarded)
+                       for call in calls.values() for path in paths for guarded in (True, False)))  # fmt: skip
 
 
 if __name__ == "__main__":

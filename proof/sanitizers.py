@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import host, mutation
+from . import calls, host
 from .report import Finding
 
 TITLE = "Memory and threads"
@@ -71,7 +71,7 @@ def thread(fault: host.Fault | None = None) -> tuple[int, int]:
 
 def findings(quick: bool) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as name:
-        prepared = mutation.prepared(Path(name) / "calls.npz")
+        prepared = calls.prepared(Path(name) / "calls.npz")
         reports, status = address(prepared)
         yield Finding("addresses and undefined behaviour", f"{reports} reports", "0", reports == 0 and status == 0)
         reports, status = thread()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proof import __main__ as proof
-from proof import answers, fuzzing, host, mutation, probability, properties, report, statistics
+from proof import answers, calls, fuzzing, host, mutation, probability, properties, report, statistics
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler for what the proof compiles")
 
@@ -65,7 +65,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    return mutation.prepared(tmp_path_factory.mktemp("proof") / "calls.npz")
+    return calls.prepared(tmp_path_factory.mktemp("proof") / "calls.npz")
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS], ids=str)

@@ -1,6 +1,6 @@
 // Every path that makes masks without a GPU, behind plain C functions: scalar code, the CPU's loops for each
 // instruction set that the compiler was told to use, and the CUDA kernels run on the host. No torch; compiled in
-// seconds, since the table of pipelines was cut to six (proof/host.py).
+// seconds, since the table of pipelines was cut (proof/host.py).
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -110,7 +110,13 @@ bool on_path(const std::string& path, PipelineId pipeline, DType dtype, Elementw
   if (path == "cuda on the host") {
     cuda_on_host::first_block = 0;
     cuda_on_host::last_block = UINT64_MAX;
-    return launch_elementwise(pipeline, dtype, args, nullptr) == cudaSuccess;
+    int64_t left[2] = {};  // by the kernel: the state that it used
+    args.state_out = left;
+    const bool launched = launch_elementwise(pipeline, dtype, args, nullptr) == cudaSuccess;
+    const bool right = left[0] == static_cast<int64_t>(args.state.seed) &&
+                       left[1] == static_cast<int64_t>(args.state.offset & ~uint64_t{3});
+    if (!right) std::abort();
+    return launched;
   }
 #endif
   return false;
@@ -120,6 +126,7 @@ PipelineId number_of(const std::string& name) {
   if (name == "keep_mask") return KernelTable::find<KeepMask<float>>();
   if (name == "block_dropout") return KernelTable::find<BlockDropout<float>>();
   if (name == "swiglu_dropout_backward") return KernelTable::find<GatedBackward<float, Silu>>();
+  if (name == "bias_gelu_dropout") return KernelTable::find<BiasActivationDropout<float, Gelu>>();
   if (name == "gaussian_dropout") return KernelTable::find<GaussianDropout<float>>();
   return name == "dropout" ? KernelTable::find<Dropout<float>>() : KernelTable::find<BiasDropoutAdd<float>>();
 }
@@ -166,6 +173,8 @@ extern "C" bool keep_mask(const char* path, uint64_t seed, uint64_t offset, uint
   return run(path, "keep_mask", static_cast<int>(DType::kFloat32), operand, 1, 1, &numel, &one, &mask_stride, mask_base,
              seed, offset, p, nullptr);
 }
+
+extern "C" int rng_version() { return kRngVersion; }
 
 // How many threads share a call on the CPU from here on.
 extern "C" void use_threads(int count) { threads = count; }
