@@ -486,14 +486,19 @@ def drop_block2d(
     gamma = scaled(checked_p, scale)
     strides = row_major([batch, masks, seeds_h, seeds_w])
     block = [block_h, block_w, seeds_h, seeds_w]
-    output, state = call("dropout", (x,), gamma, gain, strides, inplace, generator, rng, block)
+    at_once = inplace and not with_noise  # two passes in place would leave the first alone where the second fails
+    if inplace and with_noise:  # what may not be written is refused before a state is drawn
+        call("dropout", (x,), (0.0, None), GAIN_ONE, None, True, None, (0, 0))
+    output, state = call("dropout", (x,), gamma, gain, strides, at_once, generator, rng, block)
     if with_noise:
         used = batch * masks * seeds_h * seeds_w
         shape = [batch, masks, height, width]  # noise is made of pairs of words, and no word serves twice
         noise = ops.normal_noise(state, shape, dtype=x.dtype, mask_base=used + used % 2)
         filling = noise - call("dropout", (noise,), gamma, GAIN_ONE, strides, False, None, state, block)[0]
-        output = output.add_(filling) if inplace else output + filling
+        output = output + filling
     if inplace:
+        if with_noise:
+            x.copy_(output)
         return input
     return output if input.dim() == 4 else output.squeeze(0)
 

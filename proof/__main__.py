@@ -8,12 +8,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import answers, fuzzing, gpu, mutation, probability, properties, report, sanitizers, statistics
+from . import answers, dieharder, fuzzing, gpu, mutation, probability, properties, report, sanitizers, statistics
 
 SECTIONS: dict[str, report.Section] = {
     "answers": answers,
     "probability": probability,
     "statistics": statistics,
+    "dieharder": dieharder,
     "properties": properties,
     "fuzzing": fuzzing,
     "sanitizers": sanitizers,

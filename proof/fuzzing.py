@@ -10,8 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import fused_dropout
-
+from .public import functions
 from .report import Finding
 
 TITLE = "Bad input"
@@ -23,7 +22,6 @@ METHOD = (
 )
 ALLOWED = (TypeError, ValueError, RuntimeError, IndexError)
 LIMIT = 20_000  # milliseconds a call, after which it counts as one without an end
-NOT_OF_TENSORS = ("build_info", "convert", "revert", "draw", "monte_carlo", "predict")
 SHAPES = ((), (1,), (5,), (0,), (3, 4), (2, 3, 4), (2, 3, 4, 4), (2, 3, 2, 4, 4), (2, 0, 4))
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.int64, torch.bool)
 NUMBERS = (0.5, 0.0, 1.0, 0.1, -0.1, 1.5, math.nan, math.inf, 1e-40, 0, 1, 2, True, 10**30)
@@ -43,11 +41,6 @@ THINGS = (
     torch.float32,
     slice(1),
 )
-
-
-def functions() -> dict[str, Callable[..., Any]]:
-    public = {name: getattr(fused_dropout, name) for name in fused_dropout.__all__}
-    return {name: f for name, f in public.items() if inspect.isfunction(f) and name not in NOT_OF_TENSORS}
 
 
 @st.composite

@@ -6,18 +6,11 @@ import pytest
 import torch
 
 import fused_dropout
+from proof import public
 
 X, ROW = torch.ones(4, 6), torch.ones(6)
-ARGUMENTS = {"input": X, "residual": X, "previous": X, "bias": ROW, "weight": ROW, "shape": (4, 6), "p": 0.5,
-             "rng": (1, 8), "training": True}  # fmt: skip
-IMAGES = torch.ones(2, 3, 8, 8)
 LINEAR = torch.nn.Linear(6, 6)
-OF_ITS_OWN = {
-    "dropout1d": {"input": IMAGES[0]}, "dropout2d": {"input": IMAGES}, "dropout3d": {"input": IMAGES[None]},
-    "drop_block2d": {"input": IMAGES}, "locked_dropout": {"input": IMAGES[0]},
-    "drop_path": {"p": 0.5}, "drop_path_add": {"p": 0.5},  # whose default is to drop nothing
-    "dropout_linear": {"weight": torch.ones(2, 6), "bias": torch.ones(2)},
-}  # fmt: skip
+
 # (argument, its wrong value, exception, text)
 WRONG = [
     ("p", 1.5, ValueError, "dropout probability has to be between 0 and 1, but got 1.5"),
@@ -82,7 +75,7 @@ def parameters(name):
     return inspect.signature(PUBLIC[name]).parameters
 
 
-FUNCTIONS = [name for name, f in PUBLIC.items() if inspect.isfunction(f) and {"p", "rng"} & {*parameters(name)}]
+FUNCTIONS = [*public.functions()]
 MODULES = [name for name, f in PUBLIC.items() if inspect.isclass(f)]
 MADE_OF = {"normalized_shape": 6, "in_features": 6, "out_features": 2, "module": LINEAR,
            "names": ["weight"], "cell": torch.nn.GRUCell(6, 6)}  # fmt: skip
@@ -115,11 +108,7 @@ def refused(call, exception, text):
 
 @pytest.mark.parametrize(("name", "argument", "value", "exception", "text"), cases(FUNCTIONS))
 def test_function_refuses_the_argument_by_name(name, argument, value, exception, text):
-    known = ARGUMENTS | OF_ITS_OWN.get(name, {})
-    needed = {
-        key: known[key] for key, q in parameters(name).items() if q.default is q.empty or key in ("p", "training")
-    }
-    refused(lambda: PUBLIC[name](**needed | {argument: value}), exception, text.format(name=name))
+    refused(lambda: PUBLIC[name](**public.arguments(name) | {argument: value}), exception, text.format(name=name))
 
 
 @pytest.mark.parametrize(("name", "argument", "value", "exception", "text"), of_modules())
