@@ -1,9 +1,11 @@
 // The Python module. Importing it registers the operations; tensors go through the dispatcher, never through here.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include "core/mask.h"
 #include "cpu/instruction_set.h"
+#include "generator_mark.h"
 
 namespace py = pybind11;
 
@@ -26,5 +28,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   fused_dropout::instruction_set();  // an unknown name in the environment is refused here, not in the first call
   m.attr("RNG_VERSION") = fused_dropout::kRngVersion;
   m.def("build_info", &build_info);
+  py::class_<fused_dropout::GeneratorMark>(m, "GeneratorMark")
+      .def(py::init<std::optional<at::Generator>>())
+      .def("give_back", &fused_dropout::GeneratorMark::give_back);
   m.def("use_instruction_set", &fused_dropout::use_instruction_set, py::arg("name"));
 }

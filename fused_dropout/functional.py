@@ -25,7 +25,7 @@ from ._calls import (
 )
 from ._extension import ops
 from .reference import GAIN_ALPHA, GAIN_ONE, GAIN_UPSCALE, compute, dropped, kept, row_major
-from .rng import Rng, mask_strides, probability
+from .rng import Rng, giving_back, mask_strides, probability
 
 
 def dropout(
@@ -489,18 +489,19 @@ def drop_block2d(
     at_once = inplace and not with_noise  # two passes in place would leave the first alone where the second fails
     if inplace and with_noise:  # what may not be written is refused before a state is drawn
         call("dropout", (x,), (0.0, None), GAIN_ONE, None, True, None, (0, 0))
-    output, state = call("dropout", (x,), gamma, gain, strides, at_once, generator, rng, block)
-    if with_noise:
-        used = batch * masks * seeds_h * seeds_w
-        shape = [batch, masks, height, width]  # noise is made of pairs of words, and no word serves twice
-        noise = ops.normal_noise(state, shape, dtype=x.dtype, mask_base=used + used % 2)
-        filling = noise - call("dropout", (noise,), gamma, GAIN_ONE, strides, False, None, state, block)[0]
-        output = output + filling
-    if inplace:
+    with giving_back(input.device, generator, rng):
+        output, state = call("dropout", (x,), gamma, gain, strides, at_once, generator, rng, block)
         if with_noise:
-            x.copy_(output)
-        return input
-    return output if input.dim() == 4 else output.squeeze(0)
+            used = batch * masks * seeds_h * seeds_w
+            shape = [batch, masks, height, width]  # noise is made of pairs of words, and no word serves twice
+            noise = ops.normal_noise(state, shape, dtype=x.dtype, mask_base=used + used % 2)
+            filling = noise - call("dropout", (noise,), gamma, GAIN_ONE, strides, False, None, state, block)[0]
+            output = output + filling
+        if inplace:
+            if with_noise:
+                x.copy_(output)
+            return input
+        return output if input.dim() == 4 else output.squeeze(0)
 
 
 def zoneout(

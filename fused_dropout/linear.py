@@ -12,7 +12,7 @@ from . import reference
 from ._calls import check, check_flags, dispatch_modes, moved
 from ._extension import ops
 from ._transforms import transforming
-from .rng import Rng, as_state, draw, probability
+from .rng import Rng, as_state, draw, giving_back, probability
 
 # Private to torch: the hooks on saved tensors that are in force.
 outer_hooks: Callable[[bool], Any] = getattr(
@@ -58,8 +58,14 @@ def dropout_linear(
         return F.linear(input, weight, bias)
     number, p_tensor = checked_p
     reference.check("dropout_linear", [input], number, p_tensor)
-    state = draw(input.device, generator) if rng is None else as_state(rng, input.device, "dropout_linear")
+    with giving_back(input.device, generator, rng):
+        state = draw(input.device, generator) if rng is None else as_state(rng, input.device, "dropout_linear")
+        return _drawn_linear(input, weight, bias, state, number, p_tensor)
 
+
+def _drawn_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, number: float, p_tensor: Tensor | None
+) -> Tensor:
     device = input.device.type
     cast = torch.is_autocast_enabled(device) and input.dtype != torch.float64
     dtype = torch.get_autocast_dtype(device)  # asked now: the backward pass runs without autocast

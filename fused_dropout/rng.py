@@ -2,12 +2,13 @@
 
 import operator
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ._extension import ops
+from ._extension import extension, ops
 from .reference import row_major
 
 Rng: TypeAlias = "Tensor | Sequence[int] | None"
@@ -117,6 +118,30 @@ def normal_noise(
     state = _given_state(rng, device, "normal_noise")
     dtype = torch.get_default_dtype() if dtype is None else dtype
     return ops.normal_noise(state, shape, dtype=dtype, mask_strides=mask_strides(shape, noise_shape, "normal_noise"))
+
+
+class _GivingBack:
+    """Of a CPU generator."""
+
+    __slots__ = ("mark",)
+
+    def __init__(self, generator: torch.Generator | None) -> None:
+        self.mark = extension.GeneratorMark(generator)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self.mark.give_back()
+
+
+def giving_back(device: torch.device, generator: torch.Generator | None, rng: Rng) -> AbstractContextManager[None]:
+    """Around a call of several operations that draws one state: where it raises, a CPU generator is put back, unless
+    others have drawn from it since. A CUDA generator is left where it is."""
+    if rng is not None or device.type != "cpu" or extension is None or torch.compiler.is_compiling():
+        return nullcontext()
+    return _GivingBack(generator)
 
 
 def check_generator(generator: Any, name: str) -> None:

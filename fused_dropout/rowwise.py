@@ -8,7 +8,7 @@ from torch import Tensor
 from ._calls import check, check_like, check_number
 from ._extension import ops
 from .reference import check_rows
-from .rng import Rng, as_state, draw
+from .rng import Rng, as_state, draw, giving_back
 
 
 def dropout_add_layer_norm(
@@ -52,11 +52,11 @@ def dropout_add_layer_norm(
     name = "dropout_add_layer_norm"
     checked_p = check(name, input, p, training, False, generator, rng)
     _check(name, (input, residual), checked_p, eps=eps, weight=weight, bias=bias)
-    state, number, p_tensor = _state(name, input, checked_p, training, generator, rng)
-    options = {} if p_tensor is None else {"p_tensor": p_tensor}
-    normed, sum, *_ = ops.dropout_add_layer_norm_apply(
-        input, residual, weight, bias, state, number, float(eps), **options
-    )
+    with giving_back(input.device, generator, rng):
+        state, number, options = _state(name, input, checked_p, training, generator, rng)
+        normed, sum, *_ = ops.dropout_add_layer_norm_apply(
+            input, residual, weight, bias, state, number, float(eps), **options
+        )
     return normed, sum
 
 
@@ -83,9 +83,9 @@ def dropout_add_rms_norm(
     name = "dropout_add_rms_norm"
     checked_p = check(name, input, p, training, False, generator, rng)
     _check(name, (input, residual), checked_p, eps=eps, weight=weight)
-    state, number, p_tensor = _state(name, input, checked_p, training, generator, rng)
-    options = {} if p_tensor is None else {"p_tensor": p_tensor}
-    normed, sum, _ = ops.dropout_add_rms_norm_apply(input, residual, weight, state, number, float(eps), **options)
+    with giving_back(input.device, generator, rng):
+        state, number, options = _state(name, input, checked_p, training, generator, rng)
+        normed, sum, _ = ops.dropout_add_rms_norm_apply(input, residual, weight, state, number, float(eps), **options)
     return normed, sum
 
 
@@ -134,9 +134,9 @@ def softmax_dropout(
     if attn_mask is not None and not isinstance(attn_mask, Tensor):
         raise TypeError(f"{name}(): argument 'attn_mask' must be a Tensor, not {type(attn_mask).__name__}")
     _check(name, (input,), checked_p, softmax_scale=softmax_scale, attn_mask=attn_mask)
-    state, number, p_tensor = _state(name, input, checked_p, training, generator, rng)
-    options = {} if p_tensor is None else {"p_tensor": p_tensor}
-    return ops.softmax_dropout_apply(input, attn_mask, state, number, float(softmax_scale), **options)[0]
+    with giving_back(input.device, generator, rng):
+        state, number, options = _state(name, input, checked_p, training, generator, rng)
+        return ops.softmax_dropout_apply(input, attn_mask, state, number, float(softmax_scale), **options)[0]
 
 
 def _check(
@@ -168,16 +168,17 @@ def _state(
     training: bool,
     generator: torch.Generator | None,
     rng: Rng,
-) -> tuple[Tensor, float, Tensor | None]:
-    """The state, and p; where nothing is dropped a state that nobody reads."""
+) -> tuple[Tensor, float, dict[str, Tensor]]:
+    """The state, and p as a number or an option; where nothing is dropped a state that nobody reads."""
     number, p_tensor = p
+    options = {} if p_tensor is None else {"p_tensor": p_tensor}
     if not training or (p_tensor is None and number == 0):
-        return as_state((0, 0), input.device, name), 0.0, None
+        return as_state((0, 0), input.device, name), 0.0, {}
     if rng is not None:
-        return as_state(rng, input.device, name), number, p_tensor
+        return as_state(rng, input.device, name), number, options
     if generator is not None and torch.compiler.is_compiling():
         raise RuntimeError(
             f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
             "fused_dropout.draw(generator=...) and pass the state as rng"
         )
-    return draw(input.device, generator), number, p_tensor
+    return draw(input.device, generator), number, options

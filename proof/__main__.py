@@ -8,7 +8,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import answers, dieharder, fuzzing, gpu, mutation, probability, properties, report, sanitizers, statistics
+from . import (
+    answers,
+    dieharder,
+    failures,
+    fuzzing,
+    gpu,
+    mutation,
+    probability,
+    properties,
+    report,
+    sanitizers,
+    statistics,
+)
 
 SECTIONS: dict[str, report.Section] = {
     "answers": answers,
@@ -18,6 +30,7 @@ SECTIONS: dict[str, report.Section] = {
     "properties": properties,
     "fuzzing": fuzzing,
     "sanitizers": sanitizers,
+    "failures": failures,
     "mutation": mutation,
 }
 ON_A_GPU: dict[str, report.Section] = {"gpu": gpu}  # asked for by name
