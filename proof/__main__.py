@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from . import (
     answers,
+    bindings,
     dieharder,
     failures,
     fuzzing,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, report.Section] = {
     "sanitizers": sanitizers,
     "failures": failures,
     "mutation": mutation,
+    "bindings": bindings,
 }
 ON_A_GPU: dict[str, report.Section] = {"gpu": gpu}  # asked for by name
 EVERY = SECTIONS | ON_A_GPU

@@ -12,6 +12,10 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-w", "-pthread")
 PATHS = ("scalar", "portable", "avx2", "avx512", "cuda on the host")
+WITHOUT = {  # what leaves a path out
+    "portable": "-DFD_WITHOUT_PORTABLE", "avx2": "-DFD_WITHOUT_AVX2", "avx512": "-DFD_WITHOUT_AVX512",
+    "cuda on the host": "-DFD_WITHOUT_CUDA",
+}  # fmt: skip
 Fault = tuple[str, str, str]  # a file of csrc, what stands in it, and what a mistake would put there
 # Enough for every loop and kernel, and for every header of csrc/core but those of rows and blocks.
 CUT = {

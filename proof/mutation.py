@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from fused_dropout._extension import build_info
+
 from . import calls, host
 from .report import Finding
 
@@ -25,44 +27,25 @@ METHOD = (
     "not count; a crash or a loop without an end is a catch. Which mutants there are follows from the sources and "
     "a fixed seed."
 )
-FILES = {  # and the paths that a fault in them can reach
-    "core/activation.h": host.PATHS[1:],
-    "core/activation_pipelines.h": host.PATHS[1:],
-    "core/bias_pipelines.h": host.PATHS[1:],
-    "core/bits.h": host.PATHS[1:],
-    "core/dtype.h": host.PATHS[1:],
-    "core/exponential.h": host.PATHS[1:],
-    "core/gated_pipelines.h": host.PATHS[1:],
-    "core/layout.cpp": host.PATHS[1:],
-    "core/layout.h": host.PATHS[1:],
-    "core/mask.h": host.PATHS[1:],
-    "core/normal.h": host.PATHS[1:],
-    "core/normal_pipelines.h": host.PATHS[1:],
-    "core/philox.h": host.PATHS[1:],
-    "core/pipeline.h": host.PATHS[1:],
-    "core/pipelines.h": host.PATHS[1:],
-    "core/probability.h": host.PATHS[1:],
-    "core/series.h": host.PATHS[1:],
-    "cpu/batches.h": host.PATHS[1:4],
-    "cpu/column_loops.h": host.PATHS[1:4],
-    "cpu/columns.cpp": host.PATHS[1:4],
-    "cpu/decisions.h": host.PATHS[1:4],
-    "cpu/elementwise.h": host.PATHS[1:4],
-    "cpu/elementwise_loops.h": host.PATHS[1:4],
-    "cpu/makers.h": host.PATHS[1:4],
-    "cpu/rows.h": host.PATHS[1:4],
-    "cpu/simd.h": host.PATHS[1:4],
-    "cpu/simd_avx2.h": host.PATHS[2:3],
-    "cpu/simd_avx512.h": host.PATHS[3:4],
-    "cpu/simd_portable.h": host.PATHS[1:2],
-    "cpu/tiles.h": host.PATHS[1:4],
-    "cuda/columns_kernels.cu": host.PATHS[4:],
-    "cuda/elementwise_kernels.cu": host.PATHS[4:],
-    "cuda/octet.cuh": host.PATHS[4:],
-    "cuda/operands.cuh": host.PATHS[4:],
-    "cuda/row_memory.cuh": host.PATHS[4:],
-    "cuda/vector.cuh": host.PATHS[4:],
-}
+CPU_PATH = next(path for path in ("avx512", "avx2", "portable") if path in build_info()["cpu_instruction_sets"])
+CUDA_PATH = "cuda on the host"
+FILES = {  # and the paths that a mutant is judged on
+    **{f"core/{name}": ("portable", CUDA_PATH) for name in (
+        "activation.h", "activation_pipelines.h", "bias_pipelines.h", "bits.h", "dtype.h",
+        "exponential.h", "gated_pipelines.h", "layout.h", "mask.h", "normal.h",
+        "normal_pipelines.h", "philox.h", "pipeline.h", "pipelines.h", "probability.h", "series.h",
+        "layout.cpp",
+    )},
+    **{f"cpu/{name}": (CPU_PATH,) for name in (
+        "batches.h", "column_loops.h", "decisions.h", "elementwise.h", "elementwise_loops.h",
+        "makers.h", "rows.h", "simd.h", "tiles.h", "columns.cpp",
+    )},
+    **{f"cpu/simd_{path}.h": (path,) for path in ("portable", "avx2", "avx512")},
+    **{f"cuda/{name}": (CUDA_PATH,) for name in (
+        "columns_kernels.cu", "elementwise_kernels.cu", "octet.cuh", "operands.cuh",
+        "row_memory.cuh", "vector.cuh",
+    )},
+}  # fmt: skip
 CHANGES = {
     r"(?<=\s)<(?=\s)": "<=", r"(?<=\s)<=(?=\s)": "<", r"(?<=\s)>(?=\s)": ">=", r"(?<=\s)>=(?=\s)": ">",
     r"(?<=\s)==(?=\s)": "!=", r"(?<=\s)!=(?=\s)": "==", r"(?<=\s)&&(?=\s)": "||", r"(?<=\s)\|\|(?=\s)": "&&",
@@ -75,7 +58,7 @@ CHANGES = {
 }  # fmt: skip
 TRAPS = ("-fsanitize=bounds,alignment,shift", "-fsanitize-undefined-trap-on-error")  # besides crashes
 TIMEOUT = 60  # seconds
-MUTANTS = 150
+MUTANTS = 135
 # Mutants that cannot be noticed, since the result is the same for every call, and why. They do not count.
 EQUIVALENT: dict[str, str] = json.loads((host.ROOT / "proof" / "equivalents.json").read_text())
 
@@ -129,10 +112,7 @@ def sample(count: int) -> list[Mutant]:
 def judge(folder: Path, file: Path, paths: tuple[str, ...]) -> str:
     """What becomes of the sources in `folder`: "does not compile", "caught" or "survives"."""
     options = ["-O0", "-march=native", "-shared", "-fPIC", *TRAPS]  # most of the time is the compiler's
-    if paths == host.PATHS[4:]:
-        options.append("-DFD_ONLY_CUDA")
-    elif host.PATHS[4] not in paths:
-        options.append("-DFD_WITHOUT_CUDA")
+    options += [option for path, option in host.WITHOUT.items() if path not in paths]
     try:
         host.compile_host(folder, folder / "mutant.so", options=options)
     except subprocess.CalledProcessError:

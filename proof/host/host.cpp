@@ -13,18 +13,19 @@
 #include "cpu/columns.cpp"
 #include "cpu/elementwise_loops.h"
 #include "cpu/simd_portable.h"
-// FD_WITHOUT_CUDA and FD_ONLY_CUDA leave paths out, for who compiles often.
+// FD_WITHOUT_CUDA, _PORTABLE, _AVX2 and _AVX512 leave paths out, for who compiles often.
 #if !defined(FD_WITHOUT_CUDA)
 #include "cuda/columns_kernels.cu"
 #include "cuda/elementwise_kernels.cu"
 #endif
-#if defined(__AVX2__) && defined(__F16C__)
+#if defined(__AVX2__) && defined(__F16C__) && !defined(FD_WITHOUT_AVX2)
 #define FD_AVX2
 #include <immintrin.h>
 
 #include "cpu/simd_avx2.h"
 #endif
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && \
+    !defined(FD_WITHOUT_AVX512)
 #define FD_AVX512
 #include "cpu/simd_avx512.h"
 #endif
@@ -71,14 +72,14 @@ bool on_cpu(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
 
 // As on_path, of dropout with a sum.
 bool and_sum(const std::string& path, DType dtype, ElementwiseArgs& args, int64_t numel, int64_t features) {
-#if !defined(FD_ONLY_CUDA)
+#if !defined(FD_WITHOUT_PORTABLE)
   if (path == "portable") return and_sum_on_cpu<Portable>(dtype, args, numel, features);
+#endif
 #if defined(FD_AVX2)
   if (path == "avx2") return and_sum_on_cpu<Avx2>(dtype, args, numel, features);
 #endif
 #if defined(FD_AVX512)
   if (path == "avx512") return and_sum_on_cpu<Avx512>(dtype, args, numel, features);
-#endif
 #endif
 #if !defined(FD_WITHOUT_CUDA)
   if (path == "cuda on the host" && args.layout.unit_inner_strides()) {  // otherwise it leaves the call to others
@@ -97,14 +98,14 @@ bool and_sum(const std::string& path, DType dtype, ElementwiseArgs& args, int64_
 }
 
 bool on_path(const std::string& path, PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
-#if !defined(FD_ONLY_CUDA)
+#if !defined(FD_WITHOUT_PORTABLE)
   if (path == "portable") return on_cpu<Portable>(pipeline, dtype, args);
+#endif
 #if defined(FD_AVX2)
   if (path == "avx2") return on_cpu<Avx2>(pipeline, dtype, args);
 #endif
 #if defined(FD_AVX512)
   if (path == "avx512") return on_cpu<Avx512>(pipeline, dtype, args);
-#endif
 #endif
 #if !defined(FD_WITHOUT_CUDA)
   if (path == "cuda on the host") {
