@@ -1,8 +1,7 @@
 """Builds the extension with torch.utils.cpp_extension, for the torch that is installed.
 
 CUDA kernels are built where torch has CUDA and nvcc is found, whether or not a GPU is visible. FORCE_CUDA=1 makes their
-absence an error, NO_CUDA=1 leaves them out; TORCH_CUDA_ARCH_LIST and MAX_JOBS are honoured. SANITIZE=address,undefined
-builds for g++'s sanitizers (proof/sanitizers.py).
+absence an error, NO_CUDA=1 leaves them out; TORCH_CUDA_ARCH_LIST and MAX_JOBS are honoured.
 """
 
 import json
@@ -65,9 +64,7 @@ def extension():
     facts = {"TORCH_VERSION": torch.__version__, "CUDA_VERSION": "", "CUDA_ARCHITECTURES": ""}
     # A product and a sum round separately on every device: no contraction to fma. Nobody reads errno or floating-point
     # exceptions, and to spare them lets loops become vectors; no value changes.
-    sanitize = [f"-fsanitize={names}"] if (names := os.environ.get("SANITIZE")) else []
-    cxx = sanitize + (["-O1", "-g1"] if sanitize else ["-O3", "-g0"])
-    cxx += ["-Wall", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp"]
+    cxx = ["-O3", "-g0", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp"]
     cxx += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     if cuda:
         facts["CUDA_VERSION"] = torch.version.cuda
@@ -82,7 +79,7 @@ def extension():
         [str(p.relative_to(ROOT)) for f in folders for p in sorted((ROOT / f).glob("*.c*")) if p.suffix != ".cuh"],
         define_macros=[(f"FD_{name}", f'"{value}"') for name, value in facts.items()],
         extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-fmad=false", "-Xptxas=-v"]},
-        extra_link_args=["-fopenmp", *sanitize],
+        extra_link_args=["-fopenmp"],
         depends=[str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/**/*.*h")],
     )
 
