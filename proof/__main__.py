@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from . import (
     answers,
-    bindings,
     dieharder,
     failures,
     fuzzing,
     gpu,
+    mistakes,
     mutation,
     probability,
     properties,
@@ -33,7 +33,7 @@ SECTIONS: dict[str, report.Section] = {
     "sanitizers": sanitizers,
     "failures": failures,
     "mutation": mutation,
-    "bindings": bindings,
+    "mistakes": mistakes,
 }
 ON_A_GPU: dict[str, report.Section] = {"gpu": gpu}  # asked for by name
 EVERY = SECTIONS | ON_A_GPU

@@ -1,0 +1,93 @@
+"""Mistakes chosen by hand, in the Python package and in headers of csrc/core: the tests must notice each."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import host
+from .report import Finding
+
+TITLE = "Mistakes by hand"
+METHOD = (
+    "One line is changed in a copy of the project, and the tests of its subject run there, with the extension that the "
+    "project has: a header is compiled by the tests that run the CUDA kernels on the host. `core/host_device.h` holds "
+    "the compilers' words for functions and nothing that could be wrong in silence. Mistakes in the C++ that binds the "
+    "extension take a build each and are not among these."
+)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    file: str
+    right: str
+    wrong: str
+    tests: str  # that must fail
+
+
+MISTAKES = (
+    Mistake("fused_dropout/rng.py", "if offset % 4:", "if offset % 2:", "test_errors.py"),
+    Mistake("fused_dropout/rng.py", "if noise is None else noise for", "if noise is None else size for", "test_layers.py"),
+    Mistake("fused_dropout/_calls.py", "return min(1.0, number * factor), None", "return max(1.0, number * factor), None",
+            "test_layers.py"),
+    Mistake("fused_dropout/_calls.py", "[input.shape[1], 1] if own == 2", "[1, 1] if own == 2", "test_layers.py"),
+    Mistake("fused_dropout/_calls.py", 'options["mask_strides"] = strides', 'options["mask_strides"] = strides[::-1]',
+            "test_layers.py"),
+    Mistake("fused_dropout/functional.py", "mask_base=used + used % 2", "mask_base=0", "test_layers.py"),
+    Mistake("fused_dropout/_transforms.py", "mask_strides=[0, *strides]", "mask_strides=[1, *strides]", "test_transforms.py"),
+    Mistake("fused_dropout/_nested.py", "lengths=x.lengths(),", "lengths=None,", "test_tensor_kinds.py"),
+    Mistake("fused_dropout/linear.py", "if x._version != version:", "if x._version < version:", "test_pipelines.py"),
+    Mistake("fused_dropout/recurrent.py", "self.p if self.p_cell is None else self.p_cell", "self.p", "test_recurrent.py"),
+    Mistake("fused_dropout/prediction.py", "squares / (samples - 1)", "squares / samples", "test_prediction.py"),
+    Mistake("fused_dropout/conversion.py", "vars(module).update(values)", "pass", "test_conversion.py"),
+    Mistake("fused_dropout/rowwise.py", "if not training or (p_tensor is None and number == 0):",
+            "if p_tensor is None and number == 0:", "test_norms.py"),
+    Mistake("fused_dropout/weight_drop.py", "self.training", "True", "test_weight_drop.py"),
+    Mistake("csrc/core/block.h", "- block_width + 1 + part", "- block_width + part", "test_cuda_on_host.py"),
+    Mistake("csrc/core/elementwise.h", "visit.template operator()<Pipeline<float>, BFloat16>()",
+            "visit.template operator()<Pipeline<float>, Half>()", "test_cuda_on_host.py"),
+    Mistake("csrc/core/table.h", "if (id > 0)", "if (id > 1)", "test_cuda_on_host.py"),
+    Mistake("csrc/core/norm.h", "kept[1] * V(mean_nu)", "kept[1] * V(mean_u)", "test_rows_on_host.py"),
+    Mistake("csrc/core/softmax.h", "sum[0] == C(0) ? C(0) : C(1) / sum[0]", "C(1) / sum[0]", "test_rows_on_host.py"),
+    Mistake("csrc/core/rowwise.h", "a.masked ? static_cast<C>(p.gain(a.gain)) : C(1)", "static_cast<C>(p.gain(a.gain))",
+            "test_rows_on_host.py"),
+    Mistake("csrc/core/row_operations.h", "visit_dtype<LayerNormBackward>", "visit_dtype<RmsNormBackward>",
+            "test_rows_on_host.py"),
+)  # fmt: skip
+
+
+def caught(mistake: Mistake | None, tests: str) -> str:
+    """The first test that fails in a copy of the project, or ""."""
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name)
+        for part in ("fused_dropout", "tests", "proof", "csrc"):
+            shutil.copytree(host.ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(host.ROOT / "pyproject.toml", copy)
+        if mistake is not None:
+            file = copy / mistake.file
+            text = file.read_text()
+            if mistake.right not in text:
+                raise ValueError(f"expected {mistake.right!r} in {mistake.file}, to be changed into a mistake")
+            file.write_text(text.replace(mistake.right, mistake.wrong))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{tests}"]
+        environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+        ran = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", ran.stdout, flags=re.MULTILINE)
+        if ran.returncode and failed is None:
+            return "the tests do not start"
+        return failed[1] if failed else ""
+
+
+def findings(quick: bool) -> Iterator[Finding]:
+    for tests in sorted({mistake.tests for mistake in MISTAKES}):
+        failed = caught(None, tests)
+        yield Finding(f"as it is: {tests}", failed or "passes", "passes", not failed)
+    for mistake in MISTAKES:
+        test = caught(mistake, mistake.tests)
+        claim = f"{mistake.file}: `{mistake.right}` -> `{mistake.wrong}`"
+        yield Finding(claim, test or "not caught", "a test fails", bool(test) and test != "the tests do not start")
