@@ -32,33 +32,63 @@ class Mistake:
 
 MISTAKES = (
     Mistake("fused_dropout/rng.py", "if offset % 4:", "if offset % 2:", "test_errors.py"),
-    Mistake("fused_dropout/rng.py", "if noise is None else noise for", "if noise is None else size for", "test_layers.py"),
-    Mistake("fused_dropout/_calls.py", "return min(1.0, number * factor), None", "return max(1.0, number * factor), None",
-            "test_layers.py"),
+    Mistake(
+        "fused_dropout/rng.py", "if noise is None else noise for", "if noise is None else size for", "test_layers.py"
+    ),
+    Mistake(
+        "fused_dropout/_calls.py",
+        "return min(1.0, number * factor), None",
+        "return max(1.0, number * factor), None",
+        "test_layers.py",
+    ),
     Mistake("fused_dropout/_calls.py", "[input.shape[1], 1] if own == 2", "[1, 1] if own == 2", "test_layers.py"),
-    Mistake("fused_dropout/_calls.py", 'options["mask_strides"] = strides', 'options["mask_strides"] = strides[::-1]',
-            "test_layers.py"),
+    Mistake(
+        "fused_dropout/_calls.py",
+        'options["mask_strides"] = strides',
+        'options["mask_strides"] = strides[::-1]',
+        "test_layers.py",
+    ),
     Mistake("fused_dropout/functional.py", "mask_base=used + used % 2", "mask_base=0", "test_layers.py"),
-    Mistake("fused_dropout/_transforms.py", "mask_strides=[0, *strides]", "mask_strides=[1, *strides]", "test_transforms.py"),
+    Mistake(
+        "fused_dropout/_transforms.py", "mask_strides=[0, *strides]", "mask_strides=[1, *strides]", "test_transforms.py"
+    ),
     Mistake("fused_dropout/_nested.py", "lengths=x.lengths(),", "lengths=None,", "test_tensor_kinds.py"),
     Mistake("fused_dropout/linear.py", "if x._version != version:", "if x._version < version:", "test_pipelines.py"),
-    Mistake("fused_dropout/recurrent.py", "self.p if self.p_cell is None else self.p_cell", "self.p", "test_recurrent.py"),
+    Mistake(
+        "fused_dropout/recurrent.py", "self.p if self.p_cell is None else self.p_cell", "self.p", "test_recurrent.py"
+    ),
     Mistake("fused_dropout/prediction.py", "squares / (samples - 1)", "squares / samples", "test_prediction.py"),
     Mistake("fused_dropout/conversion.py", "vars(module).update(values)", "pass", "test_conversion.py"),
-    Mistake("fused_dropout/rowwise.py", "if not training or (p_tensor is None and number == 0):",
-            "if p_tensor is None and number == 0:", "test_norms.py"),
+    Mistake(
+        "fused_dropout/rowwise.py",
+        "if not training or (p_tensor is None and number == 0):",
+        "if p_tensor is None and number == 0:",
+        "test_norms.py",
+    ),
     Mistake("fused_dropout/weight_drop.py", "self.training", "True", "test_weight_drop.py"),
     Mistake("csrc/core/block.h", "- block_width + 1 + part", "- block_width + part", "test_cuda_on_host.py"),
-    Mistake("csrc/core/elementwise.h", "visit.template operator()<Pipeline<float>, BFloat16>()",
-            "visit.template operator()<Pipeline<float>, Half>()", "test_cuda_on_host.py"),
+    Mistake(
+        "csrc/core/elementwise.h",
+        "visit.template operator()<Pipeline<float>, BFloat16>()",
+        "visit.template operator()<Pipeline<float>, Half>()",
+        "test_cuda_on_host.py",
+    ),
     Mistake("csrc/core/table.h", "if (id > 0)", "if (id > 1)", "test_cuda_on_host.py"),
     Mistake("csrc/core/norm.h", "kept[1] * V(mean_nu)", "kept[1] * V(mean_u)", "test_rows_on_host.py"),
     Mistake("csrc/core/softmax.h", "sum[0] == C(0) ? C(0) : C(1) / sum[0]", "C(1) / sum[0]", "test_rows_on_host.py"),
-    Mistake("csrc/core/rowwise.h", "a.masked ? static_cast<C>(p.gain(a.gain)) : C(1)", "static_cast<C>(p.gain(a.gain))",
-            "test_rows_on_host.py"),
-    Mistake("csrc/core/row_operations.h", "visit_dtype<LayerNormBackward>", "visit_dtype<RmsNormBackward>",
-            "test_rows_on_host.py"),
-)  # fmt: skip
+    Mistake(
+        "csrc/core/rowwise.h",
+        "a.masked ? static_cast<C>(p.gain(a.gain)) : C(1)",
+        "static_cast<C>(p.gain(a.gain))",
+        "test_rows_on_host.py",
+    ),
+    Mistake(
+        "csrc/core/row_operations.h",
+        "visit_dtype<LayerNormBackward>",
+        "visit_dtype<RmsNormBackward>",
+        "test_rows_on_host.py",
+    ),
+)
 
 
 def caught(mistake: Mistake | None, tests: str) -> str:
