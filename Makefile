@@ -1,7 +1,7 @@
 # make demo      sets everything up, trains with fused dropout, and measures it against native dropout
 # make examples  four more examples: a convolutional network, a recurrent one, a transformer, uncertainty
 # make test      sets everything up and runs the tests
-# make bench     measures everything and writes bench/results/
+# make bench     measures everything on the CPU, or with DEVICE=cuda on a GPU, and writes bench/results/ and documents
 # make proof     everything that takes longer than the tests have time for; writes proof/REPORT.md
 # make gpu-proof  the same on a GPU: all tests, and compute-sanitizer; writes into proof/REPORT.md
 # make lint      ruff, clang-format, mypy
@@ -14,7 +14,8 @@ TORCH ?= torch>=2.11
 CUDA_VENV ?= .venv-cuda
 CUDA_TORCH ?= torch>=2.11
 TEST_PROCESSES ?= auto
-RESULTS ?= bench/results/$(shell uname -m)-cpu.json
+DEVICE ?= cpu
+RESULTS ?= bench/results/$(shell uname -m)-$(DEVICE).json
 
 PY := $(VENV)/bin/python
 CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda_on_host/*' 'proof/*.h' 'proof/*.cpp')
@@ -41,7 +42,7 @@ build: setup
 
 demo: build
 	$(PY) -m examples.digits
-	$(PY) -m bench --quick
+	$(PY) -m fused_dropout.bench --quick
 
 examples: build
 	$(PY) -m examples.convolution
@@ -59,8 +60,8 @@ gpu-proof: build
 	$(PY) -m proof --only gpu --save
 
 bench: build
-	$(PY) -m bench --json $(RESULTS)
-	$(PY) -m bench.readme $(RESULTS)
+	$(PY) -m fused_dropout.bench --full --device $(DEVICE) --json $(RESULTS)
+	$(PY) -m fused_dropout.bench.readme $(RESULTS)
 
 lint: setup
 	$(PY) -m ruff check .
@@ -72,7 +73,7 @@ lint: setup
 cuda-check:
 	$(call environment,$(CUDA_VENV),$(CUDA_TORCH),build test)
 	@mkdir -p $(CUDA_VENV)/src && cd $(CUDA_VENV)/src && rm -rf csrc fused_dropout tests bench examples proof tools
-	@git ls-files -z -co --exclude-standard | xargs -0 cp -p --parents -t $(CUDA_VENV)/src
+	@git ls-files -z -co --exclude-standard | xargs -0 cp -dp --parents -t $(CUDA_VENV)/src
 	cd $(CUDA_VENV)/src && env -u NO_CUDA FORCE_CUDA=1 ../bin/python setup.py -q build_ext --inplace > ../build.log 2>&1 \
 	  || { cat ../build.log; exit 1; }
 	cd $(CUDA_VENV)/src && ../bin/python -m pytest -n $(TEST_PROCESSES) -rs

@@ -1,18 +1,24 @@
 """The rows of the benchmark: data, and its expansion into one case for each dtype and thread count.
 
-To add a row, write a Family into CPU or CUDA; to compare with something else, name it in PEERS. A target is the largest
-ratio of times, subject to baseline, that is accepted: 1/18 reads "at least 18 times as fast".
+To add a row, write a Family into `on_cpu` or `on_cuda`; to compare with something else, name it in `baselines`. A
+target is the largest ratio of times, subject to baseline, that is accepted: 1/18 reads "at least 18 times as fast".
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
 import torch
 
-from . import work
-from .work import Factory, Function, Inputs, Operation, Way
+from . import inputs, operations, work
+from .choice import Choice, Level, words
+from .inputs import Inputs
+from .layers import Layer, layers
+from .operations import Operation
+from .peers import Skipped, flash_layer_norm
+from .pipelines import Pipeline, dropout_linear, pipelines
+from .work import Factory, Function, Way
 
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
 LARGE, MEDIUM, SMALL = 2**24, 2**20, 64  # elements: more than a cache holds, less, and so few that the call is all
@@ -21,7 +27,7 @@ SAMPLE = 2**16  # elements of one sample of images: the smallest size at which l
 ONE_THREAD = 2**15  # elements for which neither PyTorch nor fused_dropout wakes a second thread
 
 Target: TypeAlias = tuple[float | None, float | None]  # with one thread, with several
-Peer: TypeAlias = Callable[[Way], Factory]
+Baseline: TypeAlias = Callable[[Way], Factory]
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Case:
     device: str
     target: float | None
     bytes_per_element: int
+    arithmetic: float | None
     table: str
     column: str
     exact: bool
@@ -51,8 +58,7 @@ class Case:
     def label(self) -> str:
         """What `--only` looks into."""
         threads = f" threads={self.threads}" if self.threads else ""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.device} {self.name} vs {self.versus} {dtype} numel={self.numel}{threads}"
+        return f"{self.device} {self.name} vs {self.versus} {words(self.dtype)} numel={self.numel}{threads}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,9 @@ class Family:
     """A row as it is written down: one case for each dtype that has targets, and for each thread count.
 
     `accesses` is how often the operation moves an element, reads and writes, whatever the hardware adds to that;
-    `quick` says that `--quick` measures it too; `last`, that it is measured with the last thread count alone; `table`
-    and `column` say where the README has it.
+    `arithmetic`, how many 32-bit operations it takes, where the roofline has it; `level`, from which on it is
+    measured; `last`, that it is measured with the last thread count alone; `table` and `column` say where the results
+    have it.
     """
 
     name: str
@@ -70,20 +77,21 @@ class Family:
     versus: str
     targets: Mapping[torch.dtype, Target]
     numel: int = LARGE
-    quick: bool = False
+    level: Level = Level.DEFAULT
     accesses: int = 2
-    inputs: Inputs = work.flat
+    arithmetic: float | None = None
+    inputs: Inputs = inputs.flat
     table: str = ""
     column: str = ""
     last: bool = False
 
-    def case(self, dtype: torch.dtype, threads: int) -> Case:
+    def case(self, dtype: torch.dtype, threads: int, baselines: Mapping[str, Baseline]) -> Case:
         one, several = self.targets[dtype]
         return Case(
             name=self.name,
             versus=self.versus,
             subject=self.way(self.operation.fused),
-            baseline=PEERS[self.versus](self.way),
+            baseline=baselines[self.versus](self.way),
             oracle=self.way(self.operation.oracle),
             inputs=self.inputs,
             dtype=dtype,
@@ -92,34 +100,46 @@ class Family:
             device="cpu" if threads else "cuda",
             target=several if threads > 1 else one,
             bytes_per_element=self.accesses * dtype.itemsize,
+            arithmetic=self.arithmetic,
             table=self.table,
             column=self.column,
             exact=self.operation.exact,
         )
 
 
-def _run(function: Function) -> Peer:
+def _run(function: Function) -> Baseline:
     return lambda way: way(function)
 
 
-# "eager" is the chain of native functions that gives what a fused one does, "compiled" torch.compile of that, and
-# "unmasked" the chain with a multiply in dropout's place: against it the gain is fusion, not the slow native generator.
-PEERS: Mapping[str, Peer] = {
-    "mul": _run(work.multiply),
-    "mul_": _run(work.multiply_in_place),
-    "F.dropout": _run(work.DROPOUT.native),
-    "compiled F.dropout": _run(work.COMPILED.native),
-    "eager drop_block2d": _run(work.DROP_BLOCK.native),
-    "eager gaussian": _run(work.GAUSSIAN_DROPOUT.native),
-    "eager zoneout": _run(work.ZONEOUT.native),
-    "contiguous": lambda way: lambda x: way(work.DROPOUT.fused)(x.contiguous()),
-    "copy": lambda way: work.device_copy,
-    **{f"eager {pipeline.name}": _run(pipeline.native) for pipeline in work.PIPELINES},
-    **{f"compiled {pipeline.name}": _run(torch.compile(pipeline.native, dynamic=False)) for pipeline in work.PIPELINES},
-    **{f"unmasked {p.name}": _run(p.unmasked) for p in (*work.PIPELINES, work.DROPOUT_LINEAR)},
-    **{f"native {layer.name}": _run(layer.operation.native) for layer in work.LAYERS},
-    **({"flash_attn": _run(work.FLASH_LAYER_NORM)} if work.FLASH_LAYER_NORM else {}),
-}
+def baselines(p: float, device: str) -> Mapping[str, Baseline]:
+    """What an operation is measured against, by name.
+
+    "eager" is the chain of native functions that gives what a fused one does, "compiled" torch.compile of that, and
+    "unmasked" the chain with a multiply in dropout's place: against it the gain is fusion, not the slow native
+    generator.
+    """
+    dropout, chains = operations.dropout(p), pipelines(p)
+    try:
+        flash = {"flash_attn": _run(flash_layer_norm(p, device))}
+    except Skipped:  # peers.py says why
+        flash = {}
+    return {
+        "mul": _run(operations.multiply(p)),
+        "mul_": _run(operations.multiply_in_place(p)),
+        "F.dropout": _run(dropout.native),
+        "compiled F.dropout": _run(operations.compiled_dropout(p).native),
+        "eager drop_block2d": _run(operations.drop_block2d(p).native),
+        "eager gaussian": _run(operations.gaussian_dropout(p).native),
+        "eager zoneout": _run(operations.zoneout(p).native),
+        "contiguous": lambda way: lambda x: way(dropout.fused)(x.contiguous()),
+        "copy": lambda way: operations.device_copy,
+        **{f"eager {pipeline.name}": _run(pipeline.native) for pipeline in chains},
+        **{f"compiled {pipeline.name}": _run(torch.compile(pipeline.native, dynamic=False)) for pipeline in chains},
+        **{f"unmasked {pipeline.name}": _run(pipeline.unmasked) for pipeline in (*chains, dropout_linear(p))},
+        **{f"native {layer.name}": _run(layer.operation.native) for layer in layers(p)},
+        **flash,
+    }
+
 
 UNTARGETED = {FLOAT32: (None, None), BFLOAT16: (None, None)}
 IN_PLACE = {FLOAT32: (1.3, 1.1), BFLOAT16: (2.0, 1.4)}  # no new pages: the mask's arithmetic against bare memory
@@ -137,10 +157,10 @@ TILED, BLOCKS = {FLOAT32: (1.25, 1.25), BFLOAT16: (1.25, 1.25)}, {FLOAT32: (1 / 
 UNTARGETED_FLOAT = {FLOAT32: (None, None)}
 
 
-def _of_layer(layer: work.Layer) -> Iterator[Family]:
-    name, inputs, native = layer.name, layer.inputs, f"native {layer.name}"
+def _of_layer(layer: Layer) -> Iterator[Family]:
+    name, native = layer.name, f"native {layer.name}"
     fused, in_place = layer.operation, layer.operation_in_place
-    row = partial(Family, table="layers", inputs=inputs)
+    row = partial(Family, table="layers", inputs=layer.inputs, level=Level.FULL)
     yield row(name, work.forward, fused, "mul", LAYER, column="new output")
     yield row(f"{name} backward", work.backward, fused, "mul", LAYER, column="backward")
     yield row(f"{name} in place", work.in_place, in_place, "mul_", LAYER_IN_PLACE, column="in place")
@@ -148,7 +168,7 @@ def _of_layer(layer: work.Layer) -> Iterator[Family]:
         yield row(name, work.forward, fused, native, LAYER_NATIVE, numel, column=column)
 
 
-def _of_pipeline(pipeline: work.Pipeline) -> Iterator[Family]:
+def _of_pipeline(pipeline: Pipeline) -> Iterator[Family]:
     name = pipeline.name
     of_rows = "norm" in name or "softmax" in name
     fusion = 1 / 1.5 if of_rows else 1 / 1.3 if name in ("dropout_add", "drop_path_add") else 1 / 1.6
@@ -161,7 +181,9 @@ def _of_pipeline(pipeline: work.Pipeline) -> Iterator[Family]:
                 pipeline.operation,
                 f"{peer} {name}",
                 {FLOAT32: (target, target)},
+                level=Level.FULL,
                 accesses=pipeline.accesses,
+                arithmetic=pipeline.arithmetic if way is work.forward else None,
                 inputs=pipeline.inputs,
                 table="pipelines",
                 column=peer + suffix,
@@ -169,71 +191,77 @@ def _of_pipeline(pipeline: work.Pipeline) -> Iterator[Family]:
             )
 
 
-def _of_pipeline_on_cuda(pipeline: work.Pipeline) -> Iterator[Family]:
+def _of_pipeline_on_cuda(pipeline: Pipeline) -> Iterator[Family]:
     name, targets = pipeline.name, {"dropout_add": 1 / 1.6, "bias_dropout_add": 1 / 2.2, "drop_path_add": None}
-    row = partial(Family, inputs=pipeline.inputs, accesses=pipeline.accesses, table="pipelines")
+    row = partial(Family, inputs=pipeline.inputs, accesses=pipeline.accesses, table="pipelines", level=Level.FULL)
     for suffix, way in (("", work.forward), (" step", work.step)):
         eager, compiled = {BFLOAT16: (targets.get(name, 1 / 2), None)}, {BFLOAT16: (1.0, None)}
         yield row(name + suffix, way, pipeline.operation, f"eager {name}", eager, column="eager" + suffix)
         yield row(name + suffix, way, pipeline.operation, f"compiled {name}", compiled, column="compiled" + suffix)
-        if name == "dropout_add_layer_norm" and work.FLASH_LAYER_NORM is not None:
+        if name == "dropout_add_layer_norm":
             yield row(name + suffix, way, pipeline.operation, "flash_attn", compiled, column="flash_attn" + suffix)
 
 
-def _compiled() -> Iterator[Family]:
+def _compiled(p: float) -> Iterator[Family]:
     """torch.compile of a call against that of the native one, from small tensors to large ones."""
+    compiled = operations.compiled_dropout(p)
+    row = partial(Family, versus="compiled F.dropout", targets=COMPILED, level=Level.FULL, table="compiled")
     for numel in (SMALL, 2**10, SAMPLE, MEDIUM, LARGE):
         for name, way in (("compiled dropout", work.forward), ("compiled dropout and backward", work.round_trip)):
-            column = f"{numel:,}"
-            yield Family(
-                name, way, work.COMPILED, "compiled F.dropout", COMPILED, numel, table="compiled", column=column
-            )
+            yield row(name, way, compiled, numel=numel, column=f"{numel:,}")
 
 
-CPU = (
-    Family("dropout in place", work.in_place, work.DROPOUT_IN_PLACE, "mul_", IN_PLACE, quick=True),
-    Family("dropout", work.forward, work.DROPOUT, "mul", NEW_PAGES, quick=True),
-    Family("dropout backward", work.backward, work.DROPOUT, "mul", NEW_PAGES),
-    Family("dropout", work.forward, work.DROPOUT, "F.dropout", UNTARGETED),
-    Family("dropout", work.forward, work.DROPOUT, "mul", CACHED, MEDIUM),
-    Family("dropout", work.forward, work.DROPOUT, "F.dropout", NATIVE, MEDIUM, quick=True),
-    Family("dropout, recorded", work.recorded, work.DROPOUT, "F.dropout", CALL, SMALL, quick=True),
-    Family("dropout and backward", work.round_trip, work.DROPOUT, "F.dropout", CALL, SMALL, quick=True),
-    *_compiled(),
-    *(family for pipeline in work.PIPELINES for family in _of_pipeline(pipeline)),
-    Family(
-        "dropout_linear step",
-        work.step,
-        work.DROPOUT_LINEAR.operation,
-        "unmasked dropout_linear",
-        {FLOAT32: (1.05, 1.05)},
-        2**22,
-        inputs=work.DROPOUT_LINEAR.inputs,
-    ),
-    Family("channels_last", work.forward, work.DROPOUT, "F.dropout", UNTARGETED, inputs=work.channels_last),
-    Family("channels_last", work.forward, work.DROPOUT, "contiguous", TILED, inputs=work.channels_last),
-    Family("drop_block2d", work.forward, work.DROP_BLOCK, "eager drop_block2d", BLOCKS, inputs=work.images),
-    Family("gaussian_dropout", work.forward, work.GAUSSIAN_DROPOUT, "eager gaussian", UNTARGETED_FLOAT),
-    Family("zoneout", work.forward, work.ZONEOUT, "eager zoneout", UNTARGETED_FLOAT, accesses=3, inputs=work.pair),
-    *(family for layer in work.LAYERS for family in _of_layer(layer)),
-)
-CUDA = (
-    Family("dropout", work.forward, work.DROPOUT, "copy", COPY, quick=True),
-    Family("dropout backward", work.backward, work.DROPOUT, "copy", COPY),
-    Family("dropout", work.forward, work.DROPOUT, "F.dropout", CUDA_NATIVE, quick=True),
-    Family("dropout backward", work.backward, work.DROPOUT, "F.dropout", CUDA_NATIVE),
-    *(family for pipeline in work.PIPELINES for family in _of_pipeline_on_cuda(pipeline)),
-)
+def on_cpu(p: float) -> Iterator[Family]:
+    dropout, in_place, linear = operations.dropout(p), operations.dropout_in_place(p), dropout_linear(p)
+    arithmetic, quick = operations.DROPOUT, Level.QUICK
+    yield Family("dropout in place", work.in_place, in_place, "mul_", IN_PLACE, level=quick, arithmetic=arithmetic)
+    yield Family("dropout", work.forward, dropout, "mul", NEW_PAGES, level=quick, arithmetic=arithmetic)
+    yield Family("dropout backward", work.backward, dropout, "mul", NEW_PAGES)
+    yield Family("dropout", work.forward, dropout, "F.dropout", UNTARGETED)
+    yield Family("dropout", work.forward, dropout, "mul", CACHED, MEDIUM)
+    yield Family("dropout", work.forward, dropout, "F.dropout", NATIVE, MEDIUM, quick)
+    yield Family("dropout, recorded", work.recorded, dropout, "F.dropout", CALL, SMALL, quick)
+    yield Family("dropout and backward", work.round_trip, dropout, "F.dropout", CALL, SMALL, quick)
+    yield from _compiled(p)
+    for pipeline in pipelines(p):
+        yield from _of_pipeline(pipeline)
+    row = partial(Family, "dropout_linear step", work.step, linear.operation, "unmasked dropout_linear")
+    yield row({FLOAT32: (1.05, 1.05)}, 2**22, inputs=linear.inputs)
+    for versus, targets in (("F.dropout", UNTARGETED), ("contiguous", TILED)):
+        yield Family("channels_last", work.forward, dropout, versus, targets, inputs=inputs.channels_last)
+    block, gaussian, zoneout = (
+        f(p) for f in (operations.drop_block2d, operations.gaussian_dropout, operations.zoneout)
+    )
+    yield Family("drop_block2d", work.forward, block, "eager drop_block2d", BLOCKS, inputs=inputs.images)
+    yield Family("gaussian_dropout", work.forward, gaussian, "eager gaussian", UNTARGETED_FLOAT)
+    yield Family("zoneout", work.forward, zoneout, "eager zoneout", UNTARGETED_FLOAT, accesses=3, inputs=inputs.pair)
+    for layer in layers(p):
+        yield from _of_layer(layer)
 
 
-def cases(threads: Sequence[int], cuda: bool, quick: bool, only: str = "") -> Iterator[Case]:
-    """The cases whose label contains `only`, on the CPU with each of `threads` and, with `cuda`, on the GPU."""
-    for families, counts in ((CPU, list(threads)), (CUDA, [0] if cuda else [])):
-        for family in families:
-            if quick and not family.quick:
-                continue
-            for dtype in family.targets:
-                for count in counts[:1] if family.numel <= ONE_THREAD else counts[-1:] if family.last else counts:
-                    case = family.case(dtype, count)
-                    if only in case.label:
-                        yield case
+def on_cuda(p: float) -> Iterator[Family]:
+    dropout = operations.dropout(p)
+    yield Family("dropout", work.forward, dropout, "copy", COPY, level=Level.QUICK, arithmetic=operations.DROPOUT)
+    yield Family("dropout backward", work.backward, dropout, "copy", COPY)
+    yield Family("dropout", work.forward, dropout, "F.dropout", CUDA_NATIVE, level=Level.QUICK)
+    yield Family("dropout backward", work.backward, dropout, "F.dropout", CUDA_NATIVE)
+    for pipeline in pipelines(p):
+        yield from _of_pipeline_on_cuda(pipeline)
+
+
+def families(device: str, p: float) -> list[Family]:
+    return list(on_cuda(p) if device == "cuda" else on_cpu(p))
+
+
+def cases(choice: Choice) -> Iterator[Case]:
+    """The cases that are chosen: on the CPU with each number of threads, on a GPU once."""
+    counts = list(choice.threads) if choice.device == "cpu" else [0]
+    against = baselines(choice.p, choice.device)
+    for family in families(choice.device, choice.p):
+        if family.level > choice.level or family.versus not in against or not choice.wants_peer(family.versus):
+            continue
+        for dtype in family.targets:
+            for count in counts[:1] if family.numel <= ONE_THREAD else counts[-1:] if family.last else counts:
+                case = family.case(dtype, count, against)
+                if choice.wants(dtype, case.numel, case.name) and choice.only in case.label:
+                    yield case

@@ -1,10 +1,10 @@
-"""What a training step of a transformer needs: blocks of fused pipelines against the same blocks of native layers.
+"""The memory that a training step needs: networks of fused pipelines against the same ones of PyTorch's own layers.
 
-    python -m bench.memory
+    python -m fused_dropout.bench.memory
 
-The blocks are those of examples/transformer.py. Each kind runs in a process of its own, whose peak counts: the largest
-resident set less what was resident before the step on the CPU (of Linux), PyTorch's own count on CUDA. Saved for
-backward are the bytes of memory that autograd keeps alive between the two passes, parameters excepted.
+Each kind runs in a process of its own, whose peak counts: the largest resident set less what was resident before the
+step on the CPU (of Linux), PyTorch's own count on CUDA. Saved for backward are the bytes of memory that autograd keeps
+alive between the two passes, parameters excepted.
 """
 
 import argparse
@@ -12,14 +12,18 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-SHAPE = {"batch": 8, "steps": 512, "width": 512, "heads": 8, "blocks": 2}
-P = 0.1
+from .models import Blocks, Mlp
+
+TRANSFORMER = {"batch": 8, "steps": 512, "width": 512, "heads": 8, "blocks": 2}
+MLP = {"batch": 16384, "width": 512, "layers": 4}
+SHAPES: Mapping[str, Mapping[str, int]] = {"mlp": MLP, "transformer": TRANSFORMER}
 
 
 def resident(which: str) -> int:
@@ -28,17 +32,24 @@ def resident(which: str) -> int:
     return int(re.search(rf"^{which}:\s+(\d+) kB$", status, re.M)[1]) * 1024  # type: ignore[index]
 
 
-def step(blocks: nn.ModuleList, x: Tensor) -> None:
+def build(model: str, p: float, fused: bool) -> tuple[nn.Module, tuple[int, ...], tuple[int, ...]]:
+    """A network, the shape of a small input and that of the one that is measured."""
+    shape = SHAPES[model]
+    width = shape["width"]
+    if model == "mlp":
+        return Mlp(width, shape["layers"], p, fused), (8, width), (shape["batch"], width)
+    blocks = Blocks(width, shape["heads"], shape["blocks"], p, fused)
+    return blocks, (1, 8, width), (shape["batch"], shape["steps"], width)
+
+
+def step(network: nn.Module, x: Tensor) -> None:
     """Forward, backward, and the gradients' end."""
-    normed, residual = x, x
-    for block in blocks:
-        normed, residual = block(normed, residual)
-    normed.sum().backward()
-    blocks.zero_grad(set_to_none=True)
+    network(x).sum().backward()
+    network.zero_grad(set_to_none=True)
 
 
-def saved(blocks: nn.ModuleList, x: Tensor) -> int:
-    own = {p.untyped_storage().data_ptr() for p in blocks.parameters()}
+def saved(network: nn.Module, x: Tensor) -> int:
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -48,62 +59,69 @@ def saved(blocks: nn.ModuleList, x: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step(blocks, x)
+        step(network, x)
     return sum(kept.values())
 
 
-def measure(fused: bool, device: str) -> dict[str, int]:
+def measure(model: str, p: float, fused: bool, device: str) -> dict[str, int]:
     """In this process, which has done nothing of the kind before."""
-    from examples.transformer import Block  # here, since it needs what the examples need
-
     torch.manual_seed(0)
-    blocks = nn.ModuleList(Block(SHAPE["width"], SHAPE["heads"], P, fused) for _ in range(SHAPE["blocks"])).to(device)
-    sizes = SHAPE["batch"], SHAPE["steps"], SHAPE["width"]
-    step(blocks, torch.randn(1, 8, SHAPE["width"], device=device))  # what the first call brings along
-    x = torch.randn(sizes, device=device)
+    network, small, large = build(model, p, fused)
+    network.to(device)
+    step(network, torch.randn(small, device=device))  # what the first call brings along
+    x = torch.randn(large, device=device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step(blocks, x)
+        step(network, x)
         peak = torch.cuda.max_memory_allocated() - before
     else:
         before = resident("VmRSS")
-        step(blocks, x)
+        step(network, x)
         peak = resident("VmHWM") - before
-    return {"peak_bytes": peak, "saved_bytes": saved(blocks, x)}
+    return {"peak_bytes": peak, "saved_bytes": saved(network, x)}
 
 
-def compare(device: str) -> dict[str, Any]:
+def compare(model: str, p: float, device: str) -> dict[str, Any]:
     """Both kinds, each in a new process."""
     kinds = {}
     for kind in ("fused", "native"):
-        command = [sys.executable, "-m", "bench.memory", "--kind", kind, "--device", device]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        command = [sys.executable, "-m", f"{__package__}.memory", "--kind", kind, "--device", device, "--model", model]
+        output = subprocess.run([*command, "--p", str(p)], check=True, capture_output=True, text=True).stdout
         kinds[kind] = json.loads(output.splitlines()[-1])
-    return {"device": device, "p": P, **SHAPE, **kinds}
+    return {"model": model, "device": device, "p": p, **SHAPES[model], **kinds}
 
 
-def line(memory: dict[str, Any]) -> str:
+def line(memory: Mapping[str, Any]) -> str:
     """A sentence with both kinds' figures."""
     fused, native = memory["fused"], memory["native"]
-    mebibytes = [f"{n[key] / 2**20:,.0f}" for key in ("peak_bytes", "saved_bytes") for n in (fused, native)]
-    sizes = f"batch {memory['batch']}, {memory['steps']} steps, width {memory['width']}, {memory['heads']} heads"
+    peak, native_peak, kept, native_kept = (
+        f"{n[key] / 2**20:,.0f}" for key in ("peak_bytes", "saved_bytes") for n in (fused, native)
+    )
+    if memory["model"] == "mlp":
+        sizes = f"batch {memory['batch']}, width {memory['width']}"
+        what = f"{memory['layers']} layers of linear, relu and dropout ({sizes}"
+    else:
+        sizes = f"batch {memory['batch']}, {memory['steps']} steps, width {memory['width']}, {memory['heads']} heads"
+        what = f"{memory['blocks']} transformer blocks of `bench/models.py`\n({sizes}"
     return (
-        f"Training step of {memory['blocks']} transformer blocks of `examples/transformer.py`\n({sizes}, "
-        f"{memory['device']}): peak {mebibytes[0]} MiB, with native layers {mebibytes[1]} MiB; kept for backward "
-        f"{mebibytes[2]} MiB and {mebibytes[3]} MiB."
+        f"Training step of {what}, {memory['device']}): peak {peak} MiB, with native layers {native_peak} MiB; "
+        f"kept for backward {kept} MiB and {native_kept} MiB."
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.memory", description="A training step's memory.")
+    parser = argparse.ArgumentParser(prog="python -m fused_dropout.bench.memory", description="Training steps' memory.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--kind", choices=("fused", "native"), help="measure this one in this process")
+    parser.add_argument("--model", choices=tuple(SHAPES), help="this one alone")
+    parser.add_argument("--p", type=float, default=0.1)
+    parser.add_argument("--kind", choices=("fused", "native"), help="measure this one, of one model, in this process")
     options = parser.parse_args()
-    if options.kind:
-        print(json.dumps(measure(options.kind == "fused", options.device)))
-    else:
-        print(line(compare(options.device)))
+    if options.kind and options.model:
+        print(json.dumps(measure(options.model, options.p, options.kind == "fused", options.device)))
+        return
+    for model in [options.model] if options.model else SHAPES:
+        print(line(compare(model, options.p, options.device)))
 
 
 if __name__ == "__main__":

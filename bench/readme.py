@@ -1,22 +1,29 @@
-"""Writes measured numbers into documents from a result file, so that nobody types one: `python -m bench.readme FILE`.
+"""Writes measured numbers into documents, and draws the plots beside the result file, so that nobody types a number.
 
-The README has those of dropout itself and of the pipelines, bench/RESULTS.md has all.
+    python -m fused_dropout.bench.readme bench/results/x86_64-cpu.json
+
+In a checkout alone. The README has the numbers of dropout itself and of the pipelines, bench/RESULTS.md has all.
 """
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import memory
+from . import memory, saved, series
 from .cases import LARGE
+from .files import read_json
 
-README = Path(__file__).parent.parent / "README.md"
-RESULTS = Path(__file__).parent / "RESULTS.md"
-BEGIN, END = "<!-- measured: begin (python -m bench.readme) -->\n", "<!-- measured: end -->\n"
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+RESULTS = HERE / "RESULTS.md"
+BEGIN, END = "<!-- measured: begin (python -m fused_dropout.bench.readme) -->\n", "<!-- measured: end -->\n"
+PLOTS = ("time", "ratio", "roofline", "memory")  # those that the README shows
 
-
+OVER_SIZES = (
+    "Microseconds a call, medians, with all threads; in brackets the share of the speed of the minimal write\n"
+    "(`mul`, `mul_` or, of a pipeline, the unmasked chain) of the same bytes."
+)
 TABLES = {
     "layers": "**Layers.** A new output and the gradient against `torch.mul`, in place against `mul_`; native is\n"
     "PyTorch's own, or what libraries write where PyTorch has none.",
@@ -35,10 +42,10 @@ SHOWN = (
 
 def section(path: Path, names: Sequence[str] = ("pipelines",), shown: Sequence[str] | None = SHOWN) -> str:
     """The text between the markers: where it was measured, and a row for each case with one thread and with all."""
-    result = json.loads(path.read_text())
-    facts, saved = result["provenance"], result["saved_for_backward"]
+    result = read_json(path)
+    facts = result["provenance"]
     threads = facts["threads"]
-    cases: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
+    cases: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
     for row in result["rows"]:
         if row["table"]:
             continue
@@ -52,7 +59,7 @@ def section(path: Path, names: Sequence[str] = ("pipelines",), shown: Sequence[s
         lines.append(" | ".join([*key, *ratios, ", ".join(sorted(targets, reverse=True))]))
     body = "\n".join(f"| {line} |" for line in lines)
     tables = "\n\n".join(f"{TABLES[name]}\n\n{table(result['rows'], name, shown)}" for name in names)
-    commit = facts["commit"][:12] + (" and changes" if facts["dirty"] else "")
+    commit = (facts["commit"] or "unknown")[:12] + (" and changes" if facts["dirty"] else "")
     return (
         f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; "
         f"p = {facts['p']}; commit {commit}; {facts['date'][:10]}. "
@@ -60,16 +67,48 @@ def section(path: Path, names: Sequence[str] = ("pipelines",), shown: Sequence[s
         f"`bench/results/{path.name}` has every quantile.\n\n{body}\n\n"
         f"float32, {LARGE:,} elements where no other number is named; one thread / all; `!` misses the target.\n\n"
         f"{tables}\n\n"
-        f"Saved for backward, {saved['numel']:,} elements of {saved['dtype']}: {saved['subject_bytes']} bytes; "
-        f"F.dropout {saved['baseline_bytes']:,}.\n"
-        + (f"{memory.line(result['memory_of_a_step'])}\n" if "memory_of_a_step" in result else "")
+        f"{saved.line(result['saved_for_backward'])}\n"
+        + "".join(f"{memory.line(step)}\n" for step in result["training_steps"])
     )
 
 
 def results(path: Path) -> str:
     """bench/RESULTS.md."""
-    body = section(path, list(TABLES), None)
-    return f"# Results\n\nWritten by `python -m bench.readme bench/results/{path.name}`.\n\n{body}"
+    result, command = read_json(path), f"python -m fused_dropout.bench.readme bench/results/{path.name}"
+    drawn = images(result, "results", [figure.name for figure in series.figures(result)])
+    return (
+        f"# Results\n\nWritten by `{command}`.\n\n{section(path, list(TABLES), None)}"
+        + (f"\n## Over sizes\n\n{OVER_SIZES}\n\n{sweep(result['sweep'])}\n" if result["sweep"] else "")
+        + (f"\n## Plots\n\n{drawn}\n" if drawn else "")
+    )
+
+
+def readme(path: Path) -> str:
+    """What stands between the README's markers."""
+    drawn = images(read_json(path), "bench/results", PLOTS)
+    return section(path) + (f"\n{drawn}\n" if drawn else "")
+
+
+def images(result: Mapping[str, Any], folder: str, names: Sequence[str]) -> str:
+    """Links to those of the plots that the result has data for."""
+    titles = {figure.name: figure.title.partition("\n")[0] for figure in series.figures(result)}
+    links = [f"![{titles[n]}]({folder}/{series.stem(result)}-{n}.svg)" for n in names if n in titles]
+    return " ".join(links)
+
+
+def sweep(records: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each operation and size, a column for each implementation."""
+    measured = [record for record in records if "refused" not in record]
+    columns = list(dict.fromkeys(record["implementation"] for record in measured))
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for record in measured:
+        key = (record["name"], record["dtype"], f"{record['numel']:,}")
+        cell = f"{record['ms']['median'] * 1e3:.3g} ({record['of_limit']:.0%})"
+        cells.setdefault(key, {})[record["implementation"]] = cell
+    head = ["operation", "dtype", "elements", *columns]
+    lines = [head, ["---"] * len(head)]
+    lines += [[*key, *(found.get(column, "") for column in columns)] for key, found in cells.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(rows: list[dict[str, Any]], of: str, shown: Sequence[str] | None) -> str:
@@ -99,10 +138,15 @@ def speed(ratio: float) -> str:
 
 
 def main() -> None:
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    README.write_text(before + BEGIN + section(Path(sys.argv[1])) + END + rest.split(END)[1])
-    RESULTS.write_text(results(Path(sys.argv[1])))
+    if len(sys.argv) != 2 or not README.exists():
+        sys.exit("usage, in a checkout: python -m fused_dropout.bench.readme bench/results/NAME.json")
+    from . import plots  # matplotlib is needed for nothing else
+
+    path = Path(sys.argv[1])
+    before, rest = README.read_text().split(BEGIN)
+    README.write_text(before + BEGIN + readme(path) + END + rest.split(END)[1])
+    RESULTS.write_text(results(path))
+    plots.draw(read_json(path), path.parent)
 
 
 if __name__ == "__main__":

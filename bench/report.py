@@ -1,125 +1,79 @@
-"""What the benchmark says: a row for each case, as a table for a reader and as JSON with its provenance."""
+"""What the benchmark says: a row for each case, and tables for a reader."""
 
-import json
-import os
-import platform
-import shutil
-import subprocess
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-import fused_dropout
-
 from .cases import Case
-from .timing import Quantiles, Timing, utc_now
-from .work import P
-
-SCHEMA = 1
-WORDS = ("operation", "against", "dtype")  # aligned left, and the numbers after them right
-NUMBERS = ("elements", "threads", "ours ms", "baseline ms", "ratio", "p20 - p80", "target", "met", "GB/s")
+from .choice import words
+from .timing import Timing
 
 
-def row_of(case: Case, timing: Timing) -> dict[str, Any]:
+def row_of(case: Case, p: float, subject: Timing, baseline: Timing) -> dict[str, Any]:
     """A result, as JSON has it: milliseconds a call, ratios of subject to baseline, GB/s of the declared bytes."""
     gigabytes = case.numel * case.bytes_per_element * 1e-9
+    ratio = subject.seconds.median / baseline.seconds.median
     return {
         "name": case.name,
         "versus": case.versus,
         "table": case.table,
         "column": case.column,
         "device": case.device,
-        "dtype": str(case.dtype).removeprefix("torch."),
+        "dtype": words(case.dtype),
         "numel": case.numel,
         "threads": case.threads,
-        "p": P,
-        "subject_ms": _quantiles(timing.subject, 1e3),
-        "baseline_ms": _quantiles(timing.baseline, 1e3),
-        "ratio": timing.ratio,
-        "ratio_of_pairs": _quantiles(timing.pairs, 1),
+        "p": p,
+        "subject_ms": subject.seconds.scaled(1e3),
+        "baseline_ms": baseline.seconds.scaled(1e3),
+        "ratio": ratio,
+        "ratio_of_pairs": baseline.first_to_this.scaled(1),
         "target": case.target,
-        "met": None if case.target is None else timing.ratio <= case.target,
+        "met": None if case.target is None else ratio <= case.target,
         "bytes_per_element": case.bytes_per_element,
-        "gb_per_s": gigabytes / timing.subject.median,
-        "baseline_gb_per_s": gigabytes / timing.baseline.median,
-        "samples": timing.samples,
-        "subject_repeats": timing.repeats[0],
-        "baseline_repeats": timing.repeats[1],
+        "arithmetic": case.arithmetic,
+        "gb_per_s": gigabytes / subject.seconds.median,
+        "baseline_gb_per_s": gigabytes / baseline.seconds.median,
+        "samples": subject.samples,
+        "subject_repeats": subject.repeats,
+        "baseline_repeats": baseline.repeats,
     }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in columns; a ratio below a half is written 1/x, as a target is."""
-    columns = zip(WORDS + NUMBERS, *(_cells(row) for row in rows), strict=True)
-    aligned = []
-    for column in columns:
-        width = max(map(len, column))
-        aligned.append([cell.ljust(width) if column[0] in WORDS else cell.rjust(width) for cell in column])
-    head, *lines = ("  ".join(cells) for cells in zip(*aligned, strict=True))
-    return "\n".join([head, "-" * len(head), *lines])
+    head = ("operation", "against", "dtype", "elements", "threads", "ours ms", "baseline ms", "ratio", "p20 - p80")
+    return aligned((*head, "target", "met", "GB/s"), [_cells(row) for row in rows], words=3)
 
 
-def summary(rows: Sequence[dict[str, Any]], saved: dict[str, Any]) -> str:
-    """What the table cannot say: the bytes saved for backward, and how many targets are met."""
+def sweep_table(records: Sequence[dict[str, Any]]) -> str:
+    """A line for each implementation at each size; `of limit` is its share of the minimal write's speed."""
+    head = ("operation", "implementation", "dtype", "elements", "ms", "p20 - p80", "GB/s", "of limit", "ours / this")
+    return aligned(head, [_sweep_cells(record) for record in records if "refused" not in record], words=3)
+
+
+def skipped(peers: Mapping[str, str], records: Sequence[dict[str, Any]]) -> str:
+    """A line for each peer that was not measured, and why."""
+    lines = [f"not measured: {name}: {reason}" for name, reason in peers.items() if reason]
+    lines += [
+        f"not measured: {record['implementation']}, {record['name']} of {record['dtype']}: {record['refused']}"
+        for record in records
+        if "refused" in record
+    ]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def targets(rows: Sequence[dict[str, Any]]) -> str:
     judged = [row["met"] for row in rows if row["met"] is not None]
-    return (
-        f"saved for backward, {_count(saved['numel'])} elements of {saved['dtype']}: {saved['subject_bytes']:,} bytes, "
-        f"F.dropout {saved['baseline_bytes']:,}\ntargets met: {sum(judged)} of {len(judged)}"
-    )
+    return f"targets met: {sum(judged)} of {len(judged)}"
 
 
-def heading(facts: dict[str, Any]) -> str:
-    """The provenance that a reader of the table needs."""
-    dirty = ", with changes" if facts["dirty"] else ""
-    gpu = f"{facts['gpu']}, driver {facts['driver']}; " if facts["gpu"] else ""
-    return (
-        f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; {gpu}torch {facts['torch']}; "
-        f"commit {(facts['commit'] or 'unknown')[:12]}{dirty}; p = {P}; load {facts['load_average']}"
-    )
-
-
-def provenance(threads: Sequence[int]) -> dict[str, Any]:
-    """Where, when and of what a result is."""
-    build = fused_dropout.build_info()
-    cuda = torch.cuda.is_available()
-    status = _output("git", "status", "--porcelain")
-    return {
-        "date": utc_now(),
-        "commit": _output("git", "rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": list(threads),
-        "instruction_set": build["cpu_instruction_set"],
-        "load_average": round(os.getloadavg()[0], 2),
-        "gpu": torch.cuda.get_device_name() if cuda else None,
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "build": build,
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "p": P,
-    }
-
-
-def write_json(
-    path: Path,
-    facts: dict[str, Any],
-    rows: Sequence[dict[str, Any]],
-    saved: dict[str, Any],
-    memory: dict[str, Any] | None,
-) -> None:
-    result = {"schema": SCHEMA, "provenance": facts, "rows": list(rows), "saved_for_backward": saved}
-    if memory is not None:
-        result["memory_of_a_step"] = memory
-    path.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _quantiles(q: Quantiles, unit: float) -> dict[str, float]:
-    return {"median": q.median * unit, "p20": q.p20 * unit, "p80": q.p80 * unit}
+def aligned(head: Sequence[str], lines: Sequence[Sequence[str]], words: int) -> str:
+    """Columns, the first `words` of them aligned left, and the numbers after them right."""
+    aligned = []
+    for place, column in enumerate(zip(head, *lines, strict=True)):
+        width = max(map(len, column))
+        aligned.append([cell.ljust(width) if place < words else cell.rjust(width) for cell in column])
+    first, *others = ("  ".join(cells) for cells in zip(*aligned, strict=True))
+    return "\n".join([first, "-" * len(first), *others])
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -149,17 +103,16 @@ def _count(numel: int) -> str:
     return f"2^{power}" if numel == 2**power and power >= 10 else str(numel)
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _output(*command: str) -> str | None:
-    """What a command prints, run beside this file; None where there is no such command or it fails."""
-    if shutil.which(command[0]) is None:
-        return None
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+def _sweep_cells(record: dict[str, Any]) -> tuple[str, ...]:
+    ms = record["ms"]
+    return (
+        record["name"],
+        record["implementation"],
+        record["dtype"],
+        _count(record["numel"]),
+        f"{ms['median']:.4g}",
+        f"{ms['p20']:.4g} - {ms['p80']:.4g}",
+        f"{record['gb_per_s']:.3g}",
+        f"{record['of_limit']:.0%}",
+        _ratio(record["ratio"]),
+    )

@@ -1,9 +1,9 @@
 """The harness: the only place with a clock.
 
-A subject and its baseline are measured in one run, a sample of one after a sample of the other, so that whatever slows
-the machine slows both. The CPU is timed with `time.perf_counter_ns`, around enough repeats that the clock's own cost
-does not show; what a call returns is freed within the time, as in a loop of the user's. CUDA is timed with events.
-The CUDA half was written on a machine without a GPU and has not been run there.
+What is compared is measured in one run, a sample of each in turn, so that whatever slows the machine slows all. The CPU
+is timed with `time.perf_counter_ns`, around enough repeats that the clock's own cost does not show; what a call returns
+is freed within the time, as in a loop of the user's. CUDA is timed with events. The CUDA half was written on a machine
+without a GPU and has not been run there.
 """
 
 import datetime
@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import torch
-from torch import Tensor
 
 MIN_SAMPLE = {"cpu": 2e-3, "cuda": 1e-4}  # seconds that a sample is repeated to; a CUDA event ticks in half a us
 MAX_REPEATS = 10_000
@@ -30,13 +30,13 @@ class Task:
     With `before`, a sample is a single call.
     """
 
-    call: Callable[[], Tensor]
+    call: Callable[[], Any]
     before: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure a pair: for `seconds`, within `least` and `most` samples of each side."""
+    """How long to measure what is compared: for `seconds`, within `least` and `most` samples of each."""
 
     seconds: float
     least: int
@@ -54,44 +54,37 @@ class Quantiles:
         p20, _, _, p80 = statistics.quantiles(values, n=5, method="inclusive")
         return cls(statistics.median(values), p20, p80)
 
+    def scaled(self, unit: float) -> dict[str, float]:
+        """As results have them; `unit` is 1e3 for milliseconds of seconds."""
+        return {"median": self.median * unit, "p20": self.p20 * unit, "p80": self.p80 * unit}
+
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call of both sides; `ratio` is that of the medians, `pairs` the quantiles of the ratio of each pair."""
+    """A task's seconds a call, and the quantiles of the first task's time divided by its own, turn by turn."""
 
-    subject: Quantiles
-    baseline: Quantiles
-    pairs: Quantiles
+    seconds: Quantiles
+    first_to_this: Quantiles
     samples: int
-    repeats: tuple[int, int]
-
-    @property
-    def ratio(self) -> float:
-        return self.subject.median / self.baseline.median
+    repeats: int
 
 
-def measure(subject: Task, baseline: Task, device: str, effort: Effort) -> Timing:
-    """Times two tasks on "cpu" or "cuda": warm-up, then samples in the order subject, baseline, subject, baseline."""
+def measure(tasks: Sequence[Task], device: str, effort: Effort) -> list[Timing]:
+    """Times tasks on "cpu" or "cuda": warm-up, then a sample of each in turn, again and again."""
     sample = _cuda_sample if device == "cuda" else _cpu_sample
-    (subject_repeats, subject_cost), (baseline_repeats, baseline_cost) = (
-        _warm_up(task, device, sample) for task in (subject, baseline)
-    )
-    count = int(effort.seconds / (subject_cost + baseline_cost))
-    count = min(max(count, effort.least), effort.most)
-    readers: list[tuple[Callable[[], float], Callable[[], float]]] = []
+    repeats, costs = zip(*(_warm_up(task, device, sample) for task in tasks), strict=True)
+    count = min(max(int(effort.seconds / sum(costs)), effort.least), effort.most)
+    readers: list[list[Callable[[], float]]] = []
     with _collector_off():
         if device == "cuda":
             torch.cuda._sleep(GPU_HEAD_START)  # type: ignore[no-untyped-call]
         for _ in range(count):
-            readers.append((sample(subject, subject_repeats), sample(baseline, baseline_repeats)))
-    times = [(read_subject(), read_baseline()) for read_subject, read_baseline in readers]
-    return Timing(
-        subject=Quantiles.of([ours for ours, _ in times]),
-        baseline=Quantiles.of([theirs for _, theirs in times]),
-        pairs=Quantiles.of([ours / theirs for ours, theirs in times]),
-        samples=count,
-        repeats=(subject_repeats, baseline_repeats),
-    )
+            readers.append([sample(task, often) for task, often in zip(tasks, repeats, strict=True)])
+    turns = [[read() for read in turn] for turn in readers]
+    return [
+        Timing(Quantiles.of(seconds), Quantiles.of([turn[0] / turn[k] for turn in turns]), count, repeats[k])
+        for k, seconds in enumerate(zip(*turns, strict=True))
+    ]
 
 
 def rotating(tasks: Sequence[Task]) -> Task:

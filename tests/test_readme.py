@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from bench import readme
+from fused_dropout.bench import readme
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -25,7 +25,7 @@ def test_every_code_block_runs_in_order():
 def test_measured_numbers_are_those_of_the_result_file():
     section = TEXT.split(readme.BEGIN)[1].split(readme.END)[0]
     (name,) = set(re.findall(r"bench/results/([\w.-]+\.json)", section))
-    assert section == readme.section(ROOT / "bench" / "results" / name)
+    assert section == readme.readme(ROOT / "bench" / "results" / name)
     assert readme.RESULTS.read_text() == readme.results(ROOT / "bench" / "results" / name)
 
 

@@ -1,0 +1,74 @@
+"""Measures what was chosen: rows, the sweep, the machine's limits and memory, with a progress bar."""
+
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from . import limits, memory, peers, report, saved, sweep, work
+from .cases import Case, cases, families
+from .choice import Choice, Level
+from .inputs import rings
+from .provenance import provenance
+from .timing import Effort, Task, measure, rotating
+
+EFFORT = {Level.QUICK: Effort(0.5, 5, 40), Level.DEFAULT: Effort(1.0, 7, 60), Level.FULL: Effort(2.0, 9, 100)}
+
+
+def run(choice: Choice) -> dict[str, Any]:
+    """The result as it is written. What was not chosen by name, size or peer is left out, and so are, where something
+    was, the limits of the machine and memory."""
+    chosen, points = list(cases(choice)), list(sweep.points(choice))
+    others = peers.peers(choice)
+    facts, threads = provenance(choice), torch.get_num_threads()
+    result: dict[str, Any] = {"provenance": facts, "peers": {peer.name: peer.skipped for peer in others}}
+    try:
+        with tqdm(total=len(chosen) + len(points), unit="case", leave=False) as bar:
+            result["rows"] = [_row(case, choice) for case in _each(chosen, bar)]
+            result["sweep"] = [r for point in _each(points, bar) for r in sweep.measure_point(point, others, choice)]
+        if not choice.filtered:
+            result["limits"] = limits.limits(choice, EFFORT[choice.level])
+    finally:
+        torch.set_num_threads(threads)
+    if not choice.filtered:
+        result["saved_for_backward"] = saved.saved_for_backward(choice.p, choice.device)
+        if choice.level > Level.QUICK:
+            result["training_steps"] = [memory.compare(name, choice.p, choice.device) for name in memory.SHAPES]
+    return result
+
+
+def unknown(choice: Choice) -> str:
+    """What is wrong with the choice: a name that does not exist, or nothing left to measure; or nothing."""
+    names, versus = sweep.names(choice)
+    for family in families(choice.device, choice.p):
+        names.add(family.name)
+        versus.add(family.versus)
+    for option, given, known in (("operations", choice.operations, names), ("peers", choice.peers, versus)):
+        if wrong := set(given) - known:
+            return f"--{option}: expected some of {', '.join(sorted(known))}; but got {', '.join(sorted(wrong))}"
+    if not any(cases(choice)) and not any(sweep.points(choice)):
+        return "nothing is left to measure: --dtype, --sizes, --operations, --peers and --only must leave something"
+    return ""
+
+
+def _each(items: list[Any], bar: Any) -> Any:
+    for item in items:
+        bar.set_postfix_str(item.label)
+        yield item
+        bar.update()
+
+
+def _row(case: Case, choice: Choice) -> dict[str, Any]:
+    """Checks a case's subject against the reference, then measures it beside its baseline."""
+    if case.threads:
+        torch.set_num_threads(case.threads)
+    few = case.inputs(min(case.numel, work.CHECKED), case.dtype, case.device)
+    work.check(case.label, case.subject, case.oracle, few, case.exact)
+    subject, baseline = (_cold(case, factory) for factory in (case.subject, case.baseline))
+    return report.row_of(case, choice.p, *measure([subject, baseline], case.device, EFFORT[choice.level]))
+
+
+def _cold(case: Case, factory: work.Factory) -> Task:
+    """A task on inputs of its own; on CUDA one of several in turn."""
+    sets = rings(case.device, case.numel * case.dtype.itemsize)
+    return rotating([factory(*case.inputs(case.numel, case.dtype, case.device)) for _ in range(sets)])
