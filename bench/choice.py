@@ -41,7 +41,13 @@ class Choice:
         )
 
     def wants_peer(self, peer: str) -> bool:
-        return not self.peers or peer in self.peers
+        return not self.peers or peer in self.peers or kind(peer) in self.peers
+
+
+def kind(peer: str) -> str:
+    """Of "eager dropout_add" it is "eager": what is the same for every operation."""
+    first, _, rest = peer.partition(" ")
+    return first if rest and first in ("eager", "compiled", "unmasked", "native") else peer
 
 
 def words(dtype: torch.dtype) -> str:

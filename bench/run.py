@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from . import limits, memory, peers, report, saved, sweep, work
 from .cases import Case, cases, families
-from .choice import Choice, Level
+from .choice import Choice, Level, kind
 from .inputs import rings
 from .provenance import provenance
 from .timing import Effort, Task, measure, rotating
@@ -42,9 +42,13 @@ def unknown(choice: Choice) -> str:
     names, versus = sweep.names(choice)
     for family in families(choice.device, choice.p):
         names.add(family.name)
-        versus.add(family.versus)
-    for option, given, known in (("operations", choice.operations, names), ("peers", choice.peers, versus)):
-        if wrong := set(given) - known:
+        versus |= {family.versus, kind(family.versus)}
+    shown = {kind(peer) for peer in versus}
+    for option, given, may, known in (
+        ("operations", choice.operations, names, names),
+        ("peers", choice.peers, versus, shown),
+    ):
+        if wrong := set(given) - may:
             return f"--{option}: expected some of {', '.join(sorted(known))}; but got {', '.join(sorted(wrong))}"
     if not any(cases(choice)) and not any(sweep.points(choice)):
         return "nothing is left to measure: --dtype, --sizes, --operations, --peers and --only must leave something"

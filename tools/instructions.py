@@ -1,0 +1,101 @@
+"""Counts the instructions an element of the CPU's loops, which are the same in every run, as seconds are not.
+
+    python -m tools.instructions           # compares with bench/instructions.json
+    python -m tools.instructions --write   # writes there what this compiler gives
+
+The loops are those of csrc, compiled without torch (proof/host.py) with the extension's optimization; callgrind counts
+two calls of different size, and the difference, divided by that of the elements, leaves out what a call costs. Valgrind
+knows no AVX-512, so that the paths are AVX2 and portable. Another compiler gives other numbers: they are kept by its
+version, and only those of the same one are compared.
+"""
+
+import argparse
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from proof import host
+
+STORED = host.ROOT / "bench" / "instructions.json"
+ROWS, FEATURES = (64, 192), 1024
+TARGETS = {
+    "portable": (),
+    "avx2": ("-mavx", "-mavx2", "-mf16c", "-mbmi", "-mbmi2"),
+}  # as csrc/cpu/kernels_*.cpp have it
+DTYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
+CALLS = (
+    ("dropout", "float32"),
+    ("dropout", "bfloat16"),
+    ("bias_dropout_add", "float32"),
+    ("gaussian_dropout", "float32"),
+    ("swiglu_dropout_backward", "float32"),
+)
+TOLERANCE = 0.01  # of a count: alignment moves a loop's first and last elements
+
+
+def missing() -> str:
+    """Why instructions cannot be counted here, or nothing."""
+    if platform.machine() != "x86_64":
+        return f"the paths are those of x86_64, and this is {platform.machine()}"
+    absent = [name for name in ("valgrind", "c++") if shutil.which(name) is None]
+    return f"{' and '.join(absent)} not installed" if absent else ""
+
+
+def compiler() -> str:
+    """Its name and version, under which the numbers are kept."""
+    first = subprocess.run(["c++", "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
+    return re.sub(r"^c\+\+", "g++", first)
+
+
+def build(path: str, folder: Path, fault: host.Fault | None = None) -> Path:
+    """A program of the sources for one instruction set, with a fault where one is planted."""
+    host.copy_sources(folder, fault)
+    options = ("-O3", *TARGETS[path], "-DFD_WITHOUT_CUDA", "-shared", "-fPIC")
+    host.compile_host(folder, folder / "libhost.so", options=options)
+    caller = ["c++", "-O1", host.ROOT / "tools" / "instructions.cpp", folder / "libhost.so", "-o", folder / "call"]
+    subprocess.run([*caller, f"-Wl,-rpath,{folder}"], check=True, capture_output=True, text=True)
+    return folder / "call"
+
+
+def an_element(program: Path, path: str, pipeline: str, dtype: str) -> float:
+    """Instructions an element."""
+    small, large = (_instructions(program, path, pipeline, str(DTYPES[dtype]), str(rows)) for rows in ROWS)
+    return (large - small) / ((ROWS[1] - ROWS[0]) * FEATURES)
+
+
+def _instructions(program: Path, *arguments: str) -> int:
+    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={program.parent / 'counts'}", program, *arguments]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    return int(re.search(r"Collected : (\d+)", said)[1])  # type: ignore[index]
+
+
+def count(path: str) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as name:
+        program = build(path, Path(name))
+        return {f"{path} {call} {dtype}": round(an_element(program, path, call, dtype), 3) for call, dtype in CALLS}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.instructions", description="Instructions an element.")
+    parser.add_argument("--write", action="store_true", help=f"write them to bench/{STORED.name}, under this compiler")
+    options = parser.parse_args()
+    if reason := missing():
+        parser.error(reason)
+    stored = json.loads(STORED.read_text()) if STORED.exists() else {}
+    counts = {name: number for path in TARGETS for name, number in count(path).items()}
+    known = stored.get(compiler(), {})
+    for name, number in counts.items():
+        print(f"{name:45} {number:8.3f}" + (f"  stored {known[name]:8.3f}" if name in known else "  not stored"))
+    if options.write:
+        STORED.write_text(json.dumps({**stored, compiler(): counts}, indent=2) + "\n")
+        return 0
+    return int(any(abs(counts[name] / known[name] - 1) > TOLERANCE for name in counts if name in known))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
