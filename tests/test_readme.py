@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
-from fused_dropout.bench import readme
+from fused_dropout.bench import files, readme, series
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -27,6 +28,32 @@ def test_measured_numbers_are_those_of_the_result_file():
     (name,) = set(re.findall(r"bench/results/([\w.-]+\.json)", section))
     assert section == readme.readme(ROOT / "bench" / "results" / name)
     assert readme.RESULTS.read_text() == readme.results(ROOT / "bench" / "results" / name)
+
+
+def test_plots_are_drawn_from_the_result_files(tmp_path):
+    for path in sorted(readme.RESULTS.parent.glob("results/*.json")):
+        result = files.read_json(path)
+        figures = {f"{series.stem(result)}-{figure.name}.svg": figure.digest for figure in series.figures(result)}
+        assert {svg.name for svg in path.parent.glob(f"{path.stem}-*.svg")} == set(figures), "the data has other plots"
+        for name, digest in figures.items():
+            assert digest in (path.parent / name).read_text(), f"{name} was drawn from other data"
+
+
+def test_plots_are_as_this_version_of_matplotlib_draws_them(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    from fused_dropout.bench import plots
+
+    for path in sorted(readme.RESULTS.parent.glob("results/*.json")):
+        for drawn in plots.draw(files.read_json(path), tmp_path):
+            committed = path.parent / drawn.name
+            if drawn.suffix == ".svg" and f"Matplotlib v{matplotlib.__version__}," in committed.read_text():
+                assert drawn.read_text() == committed.read_text(), drawn.name
+
+
+def test_images_that_are_shown_exist():
+    for document in (ROOT / "README.md", readme.RESULTS):
+        for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), link
 
 
 def test_commands_and_files_that_are_named_exist():
