@@ -25,6 +25,7 @@ STYLE: Any = {
 }
 WIDTH, HEIGHT = 3.6, 3.0  # inches of a panel
 COLUMNS = 3
+MARKERS = "osD^"
 
 
 def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -48,7 +49,7 @@ def _canvas(figure: Figure) -> Canvas:
     alone = 1.9 if len(figure.panels) == 1 or figure.kind == "bars" else 1.0
     canvas = Canvas(figsize=(WIDTH * columns * alone, HEIGHT * rows * alone), layout="constrained")
     canvas.suptitle(figure.title)
-    axes = canvas.subplots(rows, columns, squeeze=False).flatten()
+    axes = canvas.subplots(rows, columns, squeeze=False, sharey=figure.name == "ratio").flatten()
     for ax, panel in zip(axes, figure.panels, strict=False):
         ax.set(title=panel.title, xlabel=figure.x_label, ylabel=figure.y_label)
         DRAWN[figure.kind](ax, panel.curves)
@@ -58,28 +59,29 @@ def _canvas(figure: Figure) -> Canvas:
         handles = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
     else:
-        axes[0].legend(fontsize="small")
+        handles, labels = axes[0].get_legend_handles_labels()
+        canvas.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
     return canvas
 
 
 def _curves(ax: Axes, curves: tuple[Curve, ...]) -> None:
     ax.set(xscale="log", yscale="log")
     ax.set_xscale("log", base=2)
-    for curve in curves:
-        color, width = _color(curve.label), 2.0 if curve.label == series.OURS else 1.0
+    for place, curve in enumerate(curves):
+        color, width = _color(curve.label, place), 2.0 if curve.label == series.OURS else 1.0
         ax.plot(curve.x, curve.y, marker=".", label=curve.label, color=color, linewidth=width)
         ax.fill_between(curve.x, curve.low, curve.high, alpha=0.2, color=color, linewidth=0)
 
 
-def _color(label: str) -> str:
-    """The same for an implementation in every panel."""
+def _color(label: str, place: int) -> str:
+    """The same for an implementation in every panel; what is none has one by its place."""
     known = (
         *(series.OURS, "F.dropout", "compiled F.dropout", "mul", "bit mask", "jax.jit"),
         *("triton low-memory", "TransformerEngine", "flash_attn", "mul_"),
     )
     same = {"eager": "F.dropout", "compiled": "compiled F.dropout", "unmasked": "mul", "mul_": "mul"}
     name = same.get(label, label)
-    return f"C{known.index(name) if name in known else sum(map(ord, label)) % 10}"
+    return f"C{known.index(name) if name in known else place}"
 
 
 def _roofline(ax: Axes, curves: tuple[Curve, ...]) -> None:
@@ -88,8 +90,7 @@ def _roofline(ax: Axes, curves: tuple[Curve, ...]) -> None:
         if len(curve.x) > 1:
             ax.plot(curve.x, curve.y, "-" if k == len(curves) - 1 else "--", label=curve.label)
         else:
-            ax.plot(curve.x, curve.y, "ko", markersize=4)
-            ax.annotate(curve.label, (curve.x[0], curve.y[0]), (4, -3), textcoords="offset points", fontsize=7)
+            ax.plot(curve.x, curve.y, MARKERS[k // 10 % len(MARKERS)], color=f"C{k % 10}", label=curve.label)
 
 
 def _bars(ax: Axes, curves: tuple[Curve, ...]) -> None:

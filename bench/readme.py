@@ -103,7 +103,8 @@ def sweep(records: Sequence[Mapping[str, Any]]) -> str:
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for record in measured:
         key = (record["name"], record["dtype"], f"{record['numel']:,}")
-        cell = f"{record['ms']['median'] * 1e3:.3g} ({record['of_limit']:.0%})"
+        microseconds = record["ms"]["median"] * 1e3
+        cell = f"{microseconds:,.{0 if microseconds >= 100 else 1}f} ({record['of_limit']:.0%})"
         cells.setdefault(key, {})[record["implementation"]] = cell
     head = ["operation", "dtype", "elements", *columns]
     lines = [head, ["---"] * len(head)]

@@ -12,7 +12,7 @@ from .inputs import rings
 from .provenance import provenance
 from .timing import Effort, Task, measure, rotating
 
-EFFORT = {Level.QUICK: Effort(0.5, 5, 40), Level.DEFAULT: Effort(1.0, 7, 60), Level.FULL: Effort(2.0, 9, 100)}
+EFFORT = {Level.QUICK: Effort(0.5, 5, 40), Level.DEFAULT: Effort(1.0, 7, 60), Level.FULL: Effort(1.8, 9, 100)}
 
 
 def run(choice: Choice) -> dict[str, Any]:

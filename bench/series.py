@@ -69,7 +69,7 @@ def figures(result: Mapping[str, Any]) -> list[Figure]:
         found.append(Figure("curves", "bandwidth", what, "elements", "GB/s", speeds))
     if ratios := _ratios(records):
         what = f"Our time divided by PyTorch's own{where}"
-        found.append(Figure("curves", "ratio", what, "elements", "ratio", (Panel("", ratios),)))
+        found.append(Figure("curves", "ratio", what, "elements", "ratio", ratios))
     if "limits" in result and (points := _points(result)):
         what = f"Roofline, {DTYPE}, {result['limits']['numel']:,} elements{where}"
         panel = Panel("", (*points, *_roofs(result["limits"], [x for point in points for x in point.x])))
@@ -116,12 +116,11 @@ def _panels(records: Iterable[Mapping[str, Any]], value: Any) -> tuple[Panel, ..
     )
 
 
-def _ratios(records: Iterable[Mapping[str, Any]]) -> tuple[Curve, ...]:
+def _ratios(records: Iterable[Mapping[str, Any]]) -> tuple[Panel, ...]:
     native = [record for record in records if record["implementation"] in NATIVE]
     return tuple(
-        _curve(f"{name}, {dtype}", of_dtype, lambda record: record["ratio_of_pairs"])
-        for name, group in _by("name", native).items()
-        for dtype, of_dtype in _by("dtype", group).items()
+        Panel(name, tuple(_curve(dtype, found, lambda record: record["ratio_of_pairs"]) for dtype, found in of.items()))
+        for name, of in ((name, _by("dtype", group)) for name, group in _by("name", native).items())
     )
 
 

@@ -27,7 +27,7 @@ SIZES = {
     Level.FULL: tuple(2**power for power in range(0, 25, 3)),
 }
 LARGER_ON_CUDA = (2**26, 2**28)
-EFFORT = {Level.QUICK: Effort(0.1, 5, 20), Level.DEFAULT: Effort(0.3, 5, 30), Level.FULL: Effort(0.6, 7, 60)}
+EFFORT = {Level.QUICK: Effort(0.1, 5, 20), Level.DEFAULT: Effort(0.3, 5, 30), Level.FULL: Effort(0.6, 5, 60)}
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,8 @@ from proof import host
 
 STORED = host.ROOT / "bench" / "instructions.json"
 ROWS, FEATURES = (64, 192), 1024
-TARGETS = {
-    "portable": (),
-    "avx2": ("-mavx", "-mavx2", "-mf16c", "-mbmi", "-mbmi2"),
-}  # as csrc/cpu/kernels_*.cpp have it
+# The compiler's options for each path: what csrc/cpu/kernels_*.cpp ask for.
+TARGETS = {"portable": (), "avx2": ("-mavx", "-mavx2", "-mf16c", "-mbmi", "-mbmi2")}
 DTYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 CALLS = (
     ("dropout", "float32"),
