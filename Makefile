@@ -18,7 +18,7 @@ DEVICE ?= cpu
 RESULTS ?= bench/results/$(shell uname -m)-$(DEVICE).json
 
 PY := $(VENV)/bin/python
-CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda_on_host/*' 'proof/*.h' 'proof/*.cpp')
+CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda_on_host/*' 'proof/*.h' 'proof/*.cpp' 'tools/*.cpp')
 
 .PHONY: setup build demo examples test proof gpu-proof lint bench cuda-check clean
 

@@ -47,9 +47,9 @@ def _measure(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int
     if chosen.csv:
         files.write_csv(chosen.csv, result)
     if chosen.plots:
-        from . import plots  # matplotlib is needed for nothing else
+        from .plots import draw  # matplotlib is needed for nothing else
 
-        print("\n" + "\n".join(f"drawn: {path}" for path in plots.draw(result, chosen.plots)))
+        print("\n" + "\n".join(f"drawn: {path}" for path in draw(result, chosen.plots)))
     return int(chosen.strict and any(row["met"] is False for row in result["rows"]))
 
 

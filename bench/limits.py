@@ -5,12 +5,13 @@ from typing import Any
 import torch
 
 from . import operations, work
+from .cases import CUDA_BYTES, LARGE
 from .choice import Choice
 from .inputs import flat, rings
 from .timing import Effort, Task, measure, rotating
 
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product is the arithmetic's roof
-NUMEL = {"cpu": 2**24, "cuda": 2**28}
+NUMEL = {"cpu": LARGE, "cuda": CUDA_BYTES // 4}
 
 
 def limits(choice: Choice, effort: Effort) -> dict[str, Any]:

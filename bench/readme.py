@@ -2,7 +2,8 @@
 
     python -m fused_dropout.bench.readme bench/results/x86_64-cpu.json
 
-In a checkout alone. The README has the numbers of dropout itself and of the pipelines, bench/RESULTS.md has all.
+In a checkout alone. The README has the CPU's numbers of dropout itself and of the pipelines, bench/RESULTS.md has all;
+a GPU's are in bench/RESULTS-cuda.md.
 """
 
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from . import memory, saved, series
-from .cases import LARGE
+from .cases import CUDA_BYTES, LARGE
 from .files import read_json
+from .report import skipped
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
-RESULTS = HERE / "RESULTS.md"
+RESULTS = {"cpu": HERE / "RESULTS.md", "cuda": HERE / "RESULTS-cuda.md"}
 BEGIN, END = "<!-- measured: begin (python -m fused_dropout.bench.readme) -->\n", "<!-- measured: end -->\n"
 PLOTS = ("time", "ratio", "roofline", "memory")  # those that the README shows
 
@@ -44,41 +46,60 @@ def section(path: Path, names: Sequence[str] = ("pipelines",), shown: Sequence[s
     """The text between the markers: where it was measured, and a row for each case with one thread and with all."""
     result = read_json(path)
     facts = result["provenance"]
-    threads = facts["threads"]
+    threads = facts["threads"] if facts["device"] == "cpu" else [0]
     cases: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
     for row in result["rows"]:
         if row["table"]:
             continue
         key = (row["name"], row["versus"], row["dtype"], f"{row['numel']:,}")
         cases.setdefault(key, {})[row["threads"]] = row
-    head = ["operation", "against", "dtype", "elements", *(f"{n} thread{'s' * (n > 1)}" for n in threads), "target"]
+    head = ["operation", "against", "dtype", "elements", *(_threads(n) for n in threads), "target"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for key, rows in cases.items():
         ratios = [speed(rows[n]["ratio"]) if n in rows else "" for n in threads]
         targets = {f"{row['target']:.2f}" for row in rows.values() if row["target"] is not None}
         lines.append(" | ".join([*key, *ratios, ", ".join(sorted(targets, reverse=True))]))
     body = "\n".join(f"| {line} |" for line in lines)
-    tables = "\n\n".join(f"{TABLES[name]}\n\n{table(result['rows'], name, shown)}" for name in names)
+    there = {row["table"] for row in result["rows"]}
+    tables = "".join(f"{TABLES[n]}\n\n{table(result['rows'], n, shown)}\n\n" for n in names if n in there)
     commit = (facts["commit"] or "unknown")[:12] + (" and changes" if facts["dirty"] else "")
     return (
-        f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}; torch {facts['torch']}; "
+        f"{_machine(facts)}; torch {facts['torch']}; "
         f"p = {facts['p']}; commit {commit}; {facts['date'][:10]}. "
         "Our time divided by theirs, medians of interleaved pairs, one run; "
         f"`bench/results/{path.name}` has every quantile.\n\n{body}\n\n"
-        f"float32, {LARGE:,} elements where no other number is named; one thread / all; `!` misses the target.\n\n"
-        f"{tables}\n\n"
+        f"{_unnamed(facts['device'])}; `!` misses the target.\n\n"
+        f"{tables}"
         f"{saved.line(result['saved_for_backward'])}\n"
         + "".join(f"{memory.line(step)}\n" for step in result["training_steps"])
     )
 
 
+def _machine(facts: Mapping[str, Any]) -> str:
+    if facts["device"] == "cuda":
+        return f"{facts['gpu']}, driver {facts['driver']}, CUDA {facts['cuda']}"
+    return f"{facts['processor']}, {facts['cores']} cores, {facts['instruction_set']}"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}" if count else "ratio"
+
+
+def _unnamed(device: str) -> str:
+    if device == "cuda":
+        return f"bfloat16, {CUDA_BYTES // 2:,} elements where no other number is named"
+    return f"float32, {LARGE:,} elements where no other number is named; one thread / all"
+
+
 def results(path: Path) -> str:
-    """bench/RESULTS.md."""
+    """bench/RESULTS.md, or that of a GPU."""
     result, command = read_json(path), f"python -m fused_dropout.bench.readme bench/results/{path.name}"
     drawn = images(result, "results", [figure.name for figure in series.figures(result)])
     return (
         f"# Results\n\nWritten by `{command}`.\n\n{section(path, list(TABLES), None)}"
         + (f"\n## Over sizes\n\n{OVER_SIZES}\n\n{sweep(result['sweep'])}\n" if result["sweep"] else "")
+        + "".join(f"\n- {line}" for line in skipped(result["peers"], result["sweep"]).splitlines())
+        + ("\n" if result["peers"] else "")
         + (f"\n## Plots\n\n{drawn}\n" if drawn else "")
     )
 
@@ -141,13 +162,16 @@ def speed(ratio: float) -> str:
 def main() -> None:
     if len(sys.argv) != 2 or not README.exists():
         sys.exit("usage, in a checkout: python -m fused_dropout.bench.readme bench/results/NAME.json")
-    from . import plots  # matplotlib is needed for nothing else
+    from .plots import draw  # matplotlib is needed for nothing else
 
     path = Path(sys.argv[1])
-    before, rest = README.read_text().split(BEGIN)
-    README.write_text(before + BEGIN + readme(path) + END + rest.split(END)[1])
-    RESULTS.write_text(results(path))
-    plots.draw(read_json(path), path.parent)
+    result = read_json(path)
+    device = result["provenance"]["device"]
+    if device == "cpu":
+        before, rest = README.read_text().split(BEGIN)
+        README.write_text(before + BEGIN + readme(path) + END + rest.split(END)[1])
+    RESULTS[device].write_text(results(path))
+    draw(result, path.parent)
 
 
 if __name__ == "__main__":

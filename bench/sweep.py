@@ -123,8 +123,19 @@ def points(choice: Choice) -> Iterator[Point]:
         for dtype in one.dtypes[:1] if choice.level == Level.QUICK and not choice.dtypes else one.dtypes:
             for numel in sizes:
                 point = Point(one, dtype, numel, choice.device, threads)
-                if numel % one.least == 0 and choice.wants(dtype, numel, one.name) and choice.only in point.label:
+                if (
+                    numel % one.least == 0
+                    and _fits(point)
+                    and choice.wants(dtype, numel, one.name)
+                    and choice.only in point.label
+                ):
                     yield point
+
+
+def _fits(point: Point) -> bool:
+    """Whether a GPU has room for every implementation's tensors, twice."""
+    room = torch.cuda.get_device_properties(0).total_memory if point.device == "cuda" else 0
+    return point.device == "cpu" or 64 * point.numel * point.dtype.itemsize <= room
 
 
 def measure_point(point: Point, peers: Sequence[Peer], choice: Choice) -> list[dict[str, Any]]:

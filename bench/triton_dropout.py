@@ -1,7 +1,7 @@
 """The idea of Triton's tutorial "Low-memory dropout": save the seed, and make the mask again from it in backward.
 
 https://triton-lang.org/main/getting-started/tutorials/04-low-memory-dropout.html. One kernel serves both directions,
-since dropout is linear. Written on a machine without a GPU, and never run.
+since dropout is linear. It has run in Triton's interpreter, and never on a GPU.
 """
 
 from typing import Any

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -167,6 +168,22 @@ def test_peers_are_dropout(name, operation):
         pytest.skip(peer.skipped or f"{name} has no task of its own for {operation}")
     for numel in (1, 9, 2**15):
         work.check_dropout(peer.tasks[operation], (torch.linspace(0.5, 1.5, numel),), P)
+
+
+def test_the_triton_kernel_is_dropout_and_makes_its_mask_again():
+    pytest.importorskip("triton", reason="Triton is not installed")
+    code = """if True:
+        import torch
+        from fused_dropout.bench import triton_dropout, work
+        x = torch.linspace(0.5, 1.5, 5000)
+        work.check_dropout(work.forward(lambda x: triton_dropout.seeded_dropout(x, 0.3, 7)), (x,), 0.3)
+        y = triton_dropout.seeded_dropout(x.requires_grad_(), 0.3, 7)
+        (grad_x,) = torch.autograd.grad(y, x, torch.ones_like(x))
+        assert torch.equal(grad_x == 0, y == 0)
+    """
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize(
