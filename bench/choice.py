@@ -7,7 +7,7 @@ import torch
 
 
 class Level(IntEnum):
-    """How much: under half a minute, some minutes, or what the repository's results have."""
+    """How much: about a minute, some minutes, or what the repository's results have."""
 
     QUICK = 0
     DEFAULT = 1

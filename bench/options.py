@@ -25,7 +25,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     much = parser.add_mutually_exclusive_group()
-    much.add_argument("--quick", action="store_true", help="fewer cases, sizes and samples: under a minute")
+    much.add_argument("--quick", action="store_true", help="fewer cases, sizes and samples: about a minute")
     much.add_argument("--full", action="store_true", help="what the repository's results have: about 25 minutes")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where it can be used, or else cpu")
     parser.add_argument("--dtype", choices=tuple(DTYPES), nargs="+", default=[], help="default: all that are planned")

@@ -1,6 +1,7 @@
 """Measures what was chosen: rows, the sweep, the machine's limits and memory, with a progress bar."""
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from .provenance import provenance
 from .timing import Effort, Task, measure, rotating
 
 EFFORT = {Level.QUICK: Effort(0.5, 5, 40), Level.DEFAULT: Effort(1.0, 7, 60), Level.FULL: Effort(1.8, 9, 100)}
+Labelled = TypeVar("Labelled", Case, sweep.Point)
 
 
 def run(choice: Choice) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def run(choice: Choice) -> dict[str, Any]:
     facts, threads = provenance(choice), torch.get_num_threads()
     result: dict[str, Any] = {"provenance": facts, "peers": {peer.name: peer.skipped for peer in others}}
     try:
-        with tqdm(total=len(chosen) + len(points), unit="case", leave=False) as bar:
+        with tqdm(total=len(chosen) + len(points), unit="case", leave=False, disable=None) as bar:
             result["rows"] = [_row(case, choice) for case in _each(chosen, bar)]
             result["sweep"] = [r for point in _each(points, bar) for r in sweep.measure_point(point, others, choice)]
         if not choice.filtered:
@@ -55,7 +57,7 @@ def unknown(choice: Choice) -> str:
     return ""
 
 
-def _each(items: list[Any], bar: Any) -> Any:
+def _each(items: Iterable[Labelled], bar: Any) -> Iterator[Labelled]:
     for item in items:
         bar.set_postfix_str(item.label)
         yield item

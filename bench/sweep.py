@@ -120,7 +120,7 @@ def points(choice: Choice) -> Iterator[Point]:
     for one in swept(choice.p):
         if one.device not in ("", choice.device) or one.level > choice.level:
             continue
-        for dtype in one.dtypes[:1] if choice.level == Level.QUICK and not choice.dtypes else one.dtypes:
+        for dtype in choice.dtypes or (one.dtypes[:1] if choice.level == Level.QUICK else one.dtypes):
             for numel in sizes:
                 point = Point(one, dtype, numel, choice.device, threads)
                 if (
