@@ -4,7 +4,7 @@ import ctypes
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,13 @@ CUT = {
 }
 
 
-def copy_sources(folder: Path, fault: Fault | None = None) -> None:
+def copy_sources(folder: Path, fault: Fault | None = None, cut: Mapping[str, str] = CUT) -> None:
     """csrc without torch, the table of pipelines cut to what `host.cpp` runs, and with a fault where one is planted."""
     for part in ("core", "cpu", "cuda"):
         shutil.copytree(ROOT / "csrc" / part, folder / part, dirs_exist_ok=True)
     table = folder / "core" / "table.h"
     text = table.read_text()
-    for name, rows in CUT.items():
+    for name, rows in cut.items():
         text, count = re.subn(rf"using {name} =\s.*?;", f"using {name} = {rows};", text, flags=re.DOTALL)
         if count != 1:
             raise ValueError(f"expected one {name} in {table}, but found {count}")

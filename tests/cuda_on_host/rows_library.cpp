@@ -7,6 +7,8 @@
 
 using namespace fused_dropout;
 
+extern "C" void tell_launches(cuda_on_host::Launched to) { cuda_on_host::on_launch = to; }
+
 // `operands`: three inputs, weight, bias, attn_mask, three outputs, two statistics, two arrays of columns' sums, each
 // of which may be null. `strides` holds those of attn_mask, in elements.
 extern "C" int64_t run_rows_on_cuda(int operation, int dtype, void* const* operands, int ndim, const int64_t* sizes,

@@ -1,0 +1,71 @@
+"""Runs a call in two ways, as PTX and on the host, and compares every byte of every buffer."""
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .arithmetic import Array
+from .calls import Call
+from .device import Device, Launch
+from .memory import AccessError, Memory
+from .shared import RaceError
+
+BLOCKS = 32  # at once
+
+
+@dataclass
+class Outcome:
+    """What is wrong, which is nothing where all is well, and how much was run."""
+
+    wrong: str = ""
+    threads: int = 0
+    launches: tuple[Launch, ...] = ()
+
+
+def on_the_host(device: Device, call: Call) -> dict[str, Array]:
+    """What the kernels' source leaves in the buffers, compiled for the host."""
+    memory = {name: np.zeros(len(buffer.bytes) + 32, dtype=np.uint8) for name, buffer in call.buffers.items()}
+    there, views = {}, {}
+    for name, buffer in call.buffers.items():
+        begin = -memory[name].ctypes.data % 16 + buffer.begin
+        views[name] = memory[name][begin : begin + len(buffer.bytes)]
+        views[name][:] = buffer.bytes
+        there[name] = memory[name].ctypes.data + begin
+    call.invoke(device.hosts[call.library], there)
+    return views
+
+
+def as_ptx(device: Device, call: Call) -> tuple[dict[str, Array], Outcome]:
+    memory, there, views = Memory(), {}, {}
+    for name, buffer in call.buffers.items():
+        region, there[name] = memory.allocate(name, len(buffer.bytes), buffer.begin, buffer.writable)
+        views[name] = region.bytes(0, len(buffer.bytes))
+        views[name][:] = buffer.bytes
+    launches = device.launches(call.library, lambda library: call.invoke(library, there))
+    outcome = Outcome(launches=tuple(launches), threads=sum(launch.blocks * launch.threads for launch in launches))
+    try:
+        for launch in launches:
+            for first in range(0, launch.blocks, BLOCKS):
+                device.run(launch, memory, range(first, min(first + BLOCKS, launch.blocks)))
+    except (AccessError, RaceError, ZeroDivisionError) as error:
+        outcome.wrong = f"{call.what}: {error}"
+    return views, outcome
+
+
+def compared(device: Device, call: Call, oracle: Device | None) -> Outcome:
+    """With what the extension has made, and with what the kernels of `oracle` make on the host."""
+    got, outcome = as_ptx(device, call)
+    wanted = [("the extension's", call.expected)] + ([("the host's", on_the_host(oracle, call))] if oracle else [])
+    for whose, want in wanted:
+        outcome.wrong = outcome.wrong or _difference(call, got, whose, want)
+    return outcome
+
+
+def _difference(call: Call, got: Mapping[str, Array], whose: str, want: Mapping[str, Array]) -> str:
+    for name, right in want.items():
+        differs = np.flatnonzero(got[name] != right)
+        if len(differs):
+            return f"{call.what}: {name} has not {whose} bytes, from {int(differs[0]):,} on"
+    return ""
