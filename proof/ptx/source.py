@@ -55,7 +55,7 @@ class Module:
             name = re.search(r"\.(?:entry|func)\s+(?:\(.*?\)\s*)?([\w$]+)", head)
             if name is None:
                 raise Unsupported(head)
-            after = body.rpartition("\n}")[2]
+            after = body.rpartition("\n}")[2] if brace else head.partition(";")[2]
             self._outside += after
             if brace:
                 self._texts[name[1]] = part.removesuffix(after)
