@@ -24,6 +24,10 @@ class Finding:
     holds: bool
 
 
+class Skipped(Exception):
+    """A section cannot run here; the text says why."""
+
+
 class Section(Protocol):
     """A module of this package."""
 

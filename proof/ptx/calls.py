@@ -1,7 +1,6 @@
 """Calls of the kernels' launching code: with pointers into the host's memory, or into the memory of `memory.py`."""
 
 import ctypes
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +16,6 @@ from .arithmetic import Array
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 STATE = (2**63 + 12345, 2**40 + 8)
-ROWS = ("layer", "layer backward", "rms", "rms backward", "softmax", "softmax backward")
-ROW_OPERANDS = ("x0", "x1", "x2", "weight", "bias", "attn_mask", "first", "output", "second", "statistic0",
-                "statistic1", "column0", "column1")  # fmt: skip
 Pointers = Mapping[str, int]
 Invoke = Callable[[ctypes.CDLL, Pointers], object]
 
@@ -39,6 +35,7 @@ class Call:
     invoke: Invoke
     expected: dict[str, Array] = field(default_factory=dict)  # bytes that the extension makes of some buffers
     elements: int = 0
+    width: int = 0  # bytes of the accesses that write, where there may be no others
 
 
 def span(t: torch.Tensor) -> Array:
@@ -65,14 +62,15 @@ def state() -> torch.Tensor:
     return torch.tensor([answers.signed(word) for word in STATE])
 
 
-def _array(values: Any, dtype: Any) -> ctypes.c_void_p:
-    array = np.array(values, dtype=dtype)
-    pointer = ctypes.c_void_p(array.ctypes.data)
-    pointer.keeps = array  # type: ignore[attr-defined]
+def array(values: Any, dtype: Any) -> ctypes.c_void_p:
+    """A pointer to numbers, which live as long as it does."""
+    memory = np.array(values, dtype=dtype)
+    pointer = ctypes.c_void_p(memory.ctypes.data)
+    pointer.keeps = memory  # type: ignore[attr-defined]
     return pointer
 
 
-def _numbers(values: Sequence[int]) -> list[ctypes.c_uint64]:
+def numbers(values: Sequence[int]) -> list[ctypes.c_uint64]:
     return [ctypes.c_uint64(value % 2**64) for value in values]
 
 
@@ -92,20 +90,22 @@ class Elementwise:
     p: float = 0.3
     mask_strides: Sequence[int] = ()
     mask_base: int = 0
-    numbers: tuple[int, int] = STATE
+    state: tuple[int, int] = STATE
 
     def __call__(self, library: ctypes.CDLL, at: Pointers) -> None:
         operands = [at[f"y{k}"] for k in range(self.outputs)]
         operands += [at[f"x{k}"] for k in range(len(self.strides) - self.outputs)]
         pipeline = max(library.pipeline_of(f"{self.pipeline}{form}".encode()) for form in ("", "_apply"))
+        if pipeline < 0:
+            raise ValueError(f"{self.pipeline} is none of the pipelines that were compiled")
         mask_strides = self.mask_strides or reference.row_major(self.sizes)
         library.run_on_cuda(
             pipeline, number_of(self.dtype), (ctypes.c_void_p * len(operands))(*operands), self.outputs,
-            len(operands), len(self.sizes), _array(self.sizes, np.int64), _array(self.strides, np.int64),
-            _array([stride % 2**64 for stride in mask_strides], np.uint64), *_numbers([self.mask_base, *self.numbers]),
+            len(operands), len(self.sizes), array(self.sizes, np.int64), array(self.strides, np.int64),
+            array([stride % 2**64 for stride in mask_strides], np.uint64), *numbers([self.mask_base, *self.state]),
             ctypes.c_void_p(at.get("state")), ctypes.c_double(self.p), ctypes.c_void_p(at.get("p")),
             ctypes.c_int64(0), ctypes.c_void_p(at.get("state_out")), ctypes.c_void_p(at.get("keep_bits")),
-            *_numbers([0, 2**64 - 1]),
+            *numbers([0, 2**64 - 1]),
         )  # fmt: skip
 
 
@@ -131,99 +131,34 @@ def made(pipeline: str, want: torch.Tensor, dtype: torch.dtype, p: float, mask_b
     """A pipeline without inputs."""
     invoke = Elementwise(pipeline, dtype, want.shape, [want.stride()], 1, p, (), mask_base)
     buffers = {"y0": writing(want, skew)}
-    return Call(f"{pipeline}, {dtype}, {list(want.shape)}", "library", buffers, invoke, {"y0": span(want)}, want.numel())
+    return Call(
+        f"{pipeline}, {dtype}, {list(want.shape)}", "library", buffers, invoke, {"y0": span(want)}, want.numel()
+    )
+
+
+def blocks(planes: int, p: float = 0.05, mask_base: int = 0) -> Call:
+    """DropBlock's masks of planes of 14 x 14 elements, whose seeds lie on 8 x 8, with blocks of 7 x 7."""
+    words, seed_words = -(-14 * 14 // 64), 1
+    outputs = {"seed_bits": planes * seed_words + 1, "keep_bits": planes * words}
+    buffers = {name: writing(torch.empty(count, dtype=torch.int64)) for name, count in outputs.items()}
+    buffers["kept"] = Buffer(np.zeros(8, dtype=np.uint8), writable=True)
+    return Call(f"blocks, {planes:,} planes", "library", buffers, Blocks(planes, p, mask_base), {}, planes * 14 * 14)
 
 
 @dataclass
-class Rows:
-    """A row operation of contiguous rows; `attn_mask` strides in elements."""
-
-    operation: str
-    dtype: torch.dtype
-    sizes: Sequence[int]
+class Blocks:
+    planes: int
     p: float
-    constant: float
-    attend: int = 0
-    attn_strides: Sequence[int] = ()
-    mask_base: int = 0
-    columns: bool = False
+    mask_base: int
 
-    def __call__(self, library: ctypes.CDLL, at: Pointers) -> int:
-        operands = [at.get(name) for name in ROW_OPERANDS]
-        strides = self.attn_strides or reference.row_major(self.sizes)
-        return int(library.run_rows_on_cuda(
-            ROWS.index(self.operation), number_of(self.dtype), (ctypes.c_void_p * len(operands))(*operands),
-            len(self.sizes), _array(self.sizes, np.int64), _array(strides, np.int64),
-            _array(reference.row_major(self.sizes), np.uint64), *_numbers([self.mask_base]), self.attend,
-            int(self.p > 0), ctypes.c_double(self.constant), *_numbers(STATE), ctypes.c_double(self.p),
-            int(self.columns),
-        ))  # fmt: skip
+    def __call__(self, library: ctypes.CDLL, at: Pointers) -> None:
+        shape = [self.planes, 1, 64, 0, self.mask_base, 14, 14, 7, 7, 8, 8, 0, 0]
+        pointers = [ctypes.c_void_p(at[name]) for name in ("seed_bits", "keep_bits", "kept")]
+        library.run_blocks_on_cuda(array(shape, np.int64), *numbers(STATE), ctypes.c_double(self.p), *pointers)
 
 
-def rows(operation: str, dtype: torch.dtype, sizes: Sequence[int], p: float = 0.4, mask_base: int = 0) -> Call:
-    """With every operand that the operation may have. The statistics of a backward are any numbers."""
-    compute, features, count = reference.compute(dtype), sizes[-1], math.prod(sizes[:-1])
-    norm, backward = operation.split()[0] != "softmax", operation.endswith("backward")
-    tensor = {name: reading(normal(sizes, dtype, seed)) for seed, name in enumerate(("x0", "x1", "x2"))}
-    rstd, mean = normal([count], compute, 3).abs() + 0.5, normal([count], compute, 4)
-    empty, statistic = torch.empty(tuple(sizes), dtype=dtype), torch.empty(count, dtype=compute)
-    buffers = {"x0": tensor["x0"]}
-    if norm or backward:
-        buffers["x1"] = tensor["x1"]
-    if norm:
-        buffers["weight"] = reading(normal([features], dtype, 5))
-    if operation == "layer":
-        buffers["bias"] = reading(normal([features], dtype, 6))
-    if norm and backward:
-        buffers["x2"] = tensor["x2"]
-        parts = count if count < 1024 else -(-count // -(-count // 1024))
-        buffers |= {f"column{k}": writing(torch.empty(parts, features, dtype=compute)) for k in range(2)}
-    if not norm:
-        buffers["attn_mask"] = reading(normal([features], dtype, 7))
-    for k, values in enumerate((mean, rstd)):
-        if k == 1 or not operation.startswith("rms"):
-            buffers[f"statistic{k}"] = reading(values) if backward else writing(statistic)
-    if norm and not backward:
-        buffers |= {"first": writing(empty), "output": writing(empty)}
-    else:
-        buffers |= {"output": writing(empty), "second": writing(empty)} if backward else {"second": writing(empty)}
-    invoke = Rows(operation, dtype, sizes, p, 0.1 if norm else 0.7, 0 if norm else 2,
-                  () if norm else [0] * (len(sizes) - 1) + [1], mask_base, norm and backward)  # fmt: skip
-    what = f"{operation}, {str(dtype).removeprefix('torch.')}, {list(sizes)}"
-    return Call(what, "rows_library", buffers, invoke, elements=math.prod(sizes))
-
-
-def and_sum(pipeline: str, inputs: Sequence[torch.Tensor], parts: int, p: float = 0.3) -> Call:
-    """A pipeline, and the sums of its rows in parts."""
-    x = inputs[0]
-    want = getattr(ops, pipeline if pipeline.endswith("_backward") else f"{pipeline}_apply")(*inputs, state(), p)
-    strides = [t.expand(x.shape).stride() for t in (want, *inputs)]
-    sums = torch.empty(parts, x.shape[-1], dtype=reference.compute(x.dtype))
-    buffers = {"y0": writing(want), "sums": writing(sums)} | {f"x{k}": reading(t) for k, t in enumerate(inputs)}
-
+def write_state() -> Call:
     def invoke(library: ctypes.CDLL, at: Pointers) -> None:
-        operands = [at["y0"], *(at[f"x{k}"] for k in range(len(inputs)))]
-        taken = library.run_and_sum_on_cuda(
-            pipeline.encode(), number_of(x.dtype), (ctypes.c_void_p * len(operands))(*operands), len(operands),
-            x.dim(), _array(x.shape, np.int64), _array(strides, np.int64),
-            _array(reference.row_major(x.shape), np.uint64), *_numbers([0, *STATE]), ctypes.c_double(p),
-            ctypes.c_int64(0), ctypes.c_void_p(at["sums"]),
-        )  # fmt: skip
-        if taken != parts:
-            raise ValueError(f"{pipeline} of {list(x.shape)} has {taken} parts, and not {parts}")
+        library.write_state_on_cuda(*numbers(STATE), ctypes.c_void_p(at["state"]))
 
-    what = f"{pipeline} and sum, {str(x.dtype).removeprefix('torch.')}, {list(x.shape)}"
-    return Call(what, "rows_library", buffers, invoke, {"y0": span(want)}, x.numel())
-
-
-def sum_of_parts(dtype: torch.dtype, parts: int, features: int) -> Call:
-    given, total = normal([parts, features], reference.compute(dtype)), torch.empty(features, dtype=dtype)
-
-    def invoke(library: ctypes.CDLL, at: Pointers) -> None:
-        library.run_sum_of_parts_on_cuda(
-            number_of(dtype), ctypes.c_void_p(at["parts"]), ctypes.c_int64(parts), ctypes.c_int64(features),
-            ctypes.c_void_p(at["sum"]),
-        )  # fmt: skip
-
-    buffers = {"parts": reading(given), "sum": writing(total)}
-    return Call(f"sum of parts, {dtype}, {[parts, features]}", "rows_library", buffers, invoke, elements=features)
+    return Call("write_state", "library", {"state": writing(state())}, invoke, {"state": span(state())}, 2)

@@ -13,7 +13,7 @@ from .arithmetic import Array
 from .frame import Frame, Grid, Lanes
 from .memory import Memory, Region
 from .shared import RaceError, Shared
-from .source import Function, Instruction, Module, Unsupported
+from .source import Instruction, Module, Unsupported
 from .steps import Step, step_of
 
 WARP = 32

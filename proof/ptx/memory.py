@@ -23,6 +23,7 @@ class Region:
     def __init__(self, name: str, size: int, begin: int = 0, writable: bool = True) -> None:
         self.name, self.size, self.begin, self.writable = name, size, begin, writable
         self.written = 0  # bytes
+        self.widths: set[int] = set()  # of the accesses that wrote them
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
         self._bytes = np.frombuffer(mmap.mmap(-1, (begin + size + 16) // 16 * 16, flags=flags), dtype=np.uint8)
 
@@ -49,6 +50,7 @@ class Region:
             raise AccessError(f"writes to {self.name}, an input")
         self._at(address, kind.itemsize * len(values), "writes")
         self.written += len(address) * kind.itemsize * len(values)
+        self.widths.add(kind.itemsize * len(values))
         place = address // kind.itemsize
         for k, value in enumerate(values):
             self._bytes.view(kind)[place + k] = value

@@ -1,6 +1,5 @@
 """Runs a call in two ways, as PTX and on the host, and compares every byte of every buffer."""
 
-import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import numpy as np
 from .arithmetic import Array
 from .calls import Call
 from .device import Device, Launch
+from .large import Large
 from .memory import AccessError, Memory
 from .shared import RaceError
 
@@ -38,10 +38,10 @@ def on_the_host(device: Device, call: Call) -> dict[str, Array]:
 
 
 def as_ptx(device: Device, call: Call) -> tuple[dict[str, Array], Outcome]:
-    memory, there, views = Memory(), {}, {}
+    memory, there, views, regions = Memory(), {}, {}, {}
     for name, buffer in call.buffers.items():
-        region, there[name] = memory.allocate(name, len(buffer.bytes), buffer.begin, buffer.writable)
-        views[name] = region.bytes(0, len(buffer.bytes))
+        regions[name], there[name] = memory.allocate(name, len(buffer.bytes), buffer.begin, buffer.writable)
+        views[name] = regions[name].bytes(0, len(buffer.bytes))
         views[name][:] = buffer.bytes
     launches = device.launches(call.library, lambda library: call.invoke(library, there))
     outcome = Outcome(launches=tuple(launches), threads=sum(launch.blocks * launch.threads for launch in launches))
@@ -51,6 +51,9 @@ def as_ptx(device: Device, call: Call) -> tuple[dict[str, Array], Outcome]:
                 device.run(launch, memory, range(first, min(first + BLOCKS, launch.blocks)))
     except (AccessError, RaceError, ZeroDivisionError) as error:
         outcome.wrong = f"{call.what}: {error}"
+    for name, region in regions.items():
+        if call.width and region.widths - {call.width} and not outcome.wrong:
+            outcome.wrong = f"{call.what}: {name} is written {sorted(region.widths)} bytes at a time"
     return views, outcome
 
 
@@ -69,3 +72,37 @@ def _difference(call: Call, got: Mapping[str, Array], whose: str, want: Mapping[
         if len(differs):
             return f"{call.what}: {name} has not {whose} bytes, from {int(differs[0]):,} on"
     return ""
+
+
+def compared_in_parts(device: Device, large: Large, oracle: Device) -> Outcome:
+    """The blocks of its parts, each with what the extension and the host make of that part; nothing else is written."""
+    memory, there, regions, written = Memory(), {}, {}, dict.fromkeys(large.sizes, 0)
+    for name, size in large.sizes.items():
+        buffer = large.parts[0].call.buffers[name]
+        regions[name], there[name] = memory.allocate(name, size, buffer.begin, buffer.writable)
+    for part in large.parts:
+        for piece in part.pieces:
+            buffer = part.call.buffers[piece.name]
+            regions[piece.name].bytes(piece.whole, piece.whole + piece.count)[:] = buffer.bytes[
+                piece.part : piece.part + piece.count
+            ]
+            written[piece.name] += piece.count * buffer.writable
+    launches = device.launches(large.library, lambda library: large.invoke(library, there))
+    numbers = [part.block for part in large.parts]
+    outcome = Outcome(launches=tuple(launches), threads=sum(len(numbers) * launch.threads for launch in launches))
+    try:
+        for launch in launches:
+            device.run(launch, memory, numbers)
+    except (AccessError, RaceError, ZeroDivisionError) as error:
+        outcome.wrong = f"{large.what}: {error}"
+        return outcome
+    for part in large.parts:
+        want = on_the_host(oracle, part.call) | part.call.expected
+        for piece in part.pieces:
+            got = regions[piece.name].bytes(piece.whole, piece.whole + piece.count)
+            if not np.array_equal(got, want[piece.name][piece.part : piece.part + piece.count]):
+                outcome.wrong = f"{large.what}: {piece.name} of block {part.block:,} has other bytes"
+    for name, count in written.items():
+        if count and regions[name].written != count and not outcome.wrong:
+            outcome.wrong = f"{large.what}: {regions[name].written:,} bytes of {name} are written, and not {count:,}"
+    return outcome

@@ -74,7 +74,7 @@ def _access(instruction: Instruction, function: Function) -> Step:
     place, values = instruction.operands if verb == "st" else instruction.operands[::-1]
     registers, count = _names(values), int(vector[0][1:]) if vector else 1
     name = place.strip("[] ").removesuffix("+0")
-    if space == "param" and not function.kernel or space == "param" and name.startswith(("param", "retval")):
+    if (space == "param" and not function.kernel) or (space == "param" and name.startswith(("param", "retval"))):
         return _slot(verb, name, registers[0], kind)
 
     def load(frame: Frame, lanes: Lanes) -> None:

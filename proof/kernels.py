@@ -1,0 +1,155 @@
+"""The CUDA kernels without a GPU: the PTX that nvcc makes of them, interpreted, with every access checked."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from . import host
+from .ptx import large, small
+from .ptx.calls import Call
+from .ptx.device import Device
+from .ptx.large import Large
+from .ptx.row_calls import sum_of_parts
+from .ptx.running import Outcome, compared, compared_in_parts
+from .report import Finding, Skipped
+
+TITLE = "The kernels as PTX"
+METHOD = (
+    "nvcc compiles `csrc/cuda` as it is, and `proof/ptx` interprets what it emits, all threads of a block in lockstep; "
+    "the launching code, compiled for the host, says what is launched with which arguments. Every access must lie "
+    "within one tensor, at a multiple of its size, and what threads exchange in shared memory must have a barrier "
+    "between. Every byte of the outputs is compared to what the extension makes on the CPU, and to what the kernels' "
+    "source makes on the host (`tests/cuda_on_host`); row operations to the latter, whose sums have their order. Of "
+    "tensors with 2^31 ± 4 and 2^32 ± 4 elements, the same numbers of bytes, and 5 · 2^32 + 3 elements, the blocks on "
+    "both sides of each of these places run, the first and the last, in memory that exists where it is touched. "
+    "Faults are planted in the sources, and each must be noticed."
+)
+CUT = {**host.CUT, "KernelTable": host.CUT["KernelTable"].replace("KeepMask", "KeepMask, NormalNoise", 1)}
+ARCHITECTURES = (80, 100, 120)  # and 90, of which everything is run
+ROWS = {"layer": "LayerNorm", "layer backward": "LayerNormBackward", "rms": "RmsNorm",
+        "rms backward": "RmsNormBackward", "softmax": "SoftmaxDropout",
+        "softmax backward": "SoftmaxDropoutBackward"}  # fmt: skip
+LARGE_ROWS = ("layer", "rms", "softmax", "softmax backward")  # others sum up columns over most of a large tensor
+
+
+@dataclass
+class Tally:
+    """Of calls that were run."""
+
+    wrong: list[str] = field(default_factory=list)
+    calls: int = 0
+    threads: int = 0
+    kernels: set[str] = field(default_factory=set)
+
+    def add(self, outcome: Outcome) -> None:
+        self.wrong += [outcome.wrong] if outcome.wrong else []
+        self.calls += 1
+        self.threads += outcome.threads
+        self.kernels |= {launch.kernel for launch in outcome.launches}
+
+    def finding(self, claim: str) -> Finding:
+        said = f"{self.calls:,} calls, {self.threads:,} threads: {len(self.wrong)} differ"
+        return Finding(claim, "; ".join([said, *self.wrong[:1]]), "0 differ", not self.wrong)
+
+
+def run(device: Device, oracle: Device | None, calls: Iterable[Call | Large]) -> Tally:
+    tally = Tally()
+    for call in calls:
+        if isinstance(call, Call):
+            tally.add(compared(device, call, oracle))
+        else:
+            assert oracle is not None
+            tally.add(compared_in_parts(device, call, oracle))
+    return tally
+
+
+def of_dropout() -> Iterator[Call]:
+    yield from (call for call in small.of_masks((torch.bfloat16,)) if call.what.startswith("dropout"))
+    yield from small.of_pipelines({"dropout": "x"}, (torch.bfloat16,))
+
+
+def of_large_dropout() -> Iterator[Large]:
+    yield large.of_elements("dropout", 1, torch.bfloat16, large.MOST)
+
+
+def of_parts() -> Iterator[Call]:
+    yield sum_of_parts(torch.float32, 9, 45)
+
+
+KERNELS = "cuda/elementwise_kernels.cu"
+# A mistake, and the calls that show it.
+FAULTS: dict[str, tuple[host.Fault, str, Callable[[], Iterable[Call | Large]]]] = {
+    "a 32-bit index": (
+        (KERNELS, "static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp) * kTile",
+         "blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp) * static_cast<uint32_t>(kTile)"),
+        "library", of_large_dropout),
+    "a 32-bit mask index": (
+        ("cuda/octet.cuh", "mask.keep_group(mask_index / kGroup + group)",
+         "mask.keep_group(static_cast<uint32_t>(mask_index) / kGroup + group)"), "library", of_large_dropout),
+    "a tail that is off by one": ((KERNELS, "if (at >= a.numel) continue;", "if (at > a.numel) continue;"),
+                                  "library", of_dropout),
+    "a missing scale": (("core/pipelines.h", "return select(keep, x * V(gain), V(C(0)));",
+                         "return select(keep, x, V(C(0)));"), "library", of_dropout),
+    "swapped lanes of a block": (("core/mask.h", ">> (16 * (lane & 1)) & 0xffffu",
+                                  ">> (16 - 16 * (lane & 1)) & 0xffffu"), "library", of_dropout),
+    "swapped lanes of a warp": (("cuda/octet.cuh", "(j * kWarp + lane) * N / kGroup)",
+                                 "((j * kWarp + lane) * N / kGroup) ^ 1)"), "library", of_dropout),
+    "pointers that are not aligned": ((KERNELS, "% (sizeof(T) * kVector<T>) == 0;", "% sizeof(T) == 0;"),
+                                      "library", of_dropout),
+    "strides that are not aligned": ((KERNELS, "l.stride[k][d] % kVector<T> == 0", "l.stride[k][d] % 1 == 0"),
+                                     "library", of_dropout),
+    "aligned strides that are taken for others": (
+        (KERNELS, "l.stride[k][d] % kVector<T> == 0", "l.stride[k][d] / kVector<T> == 0"), "library", of_dropout),
+    "a missing bounds check": ((KERNELS, "if (run >= layout.runs()) return;", ""), "library", of_dropout),
+    "a missing barrier": (("cuda/columns_kernels.cu", "__syncthreads();\n  if (warp != 0", "if (warp != 0"),
+                          "rows_library", of_parts),
+}  # fmt: skip
+QUICK = ("a 32-bit index", "a tail that is off by one", "strides that are not aligned")
+SMALLEST = {"KernelTable": "Each<Dropout>", "SummedTable": "AndSums<Each<Dropout>>"}
+
+
+def planted(name: str, oracle: Device) -> Finding:
+    fault, library, calls = FAULTS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        device = Device(Path(folder), fault, SMALLEST, libraries=[library], rows=["RmsNorm"],
+                        dtypes=["Pipeline<float>, BFloat16"])  # fmt: skip
+        tally = run(device, oracle, calls())
+    return Finding(f"planted: {name}", tally.wrong[0] if tally.wrong else "not noticed", "noticed", bool(tally.wrong))
+
+
+def findings(quick: bool) -> Iterator[Finding]:
+    if shutil.which("nvcc") is None:
+        raise Skipped("nvcc is not installed")
+    operations = ("softmax",) if quick else tuple(ROWS)
+    with tempfile.TemporaryDirectory() as folder:
+        device = Device(Path(folder), cut=CUT if quick else {}, rows=[ROWS[name] for name in operations])
+        tallies = {
+            "operations by element, all of their elements": small.of_library(quick),
+            "row operations and sums, all of their elements": small.of_rows_library(quick, operations),
+        }
+        ran = set()
+        for claim, calls in tallies.items():
+            tally = run(device, device, calls)
+            ran |= tally.kernels
+            yield tally.finding(claim)
+        missing = len(device.kernels.keys() - ran)
+        yield Finding("kernels that ran, of those that nvcc emitted", f"{len(ran)} of {len(device.kernels)}", "all",
+                      missing == 0)  # fmt: skip
+        yield run(device, device, large.of_library(quick)).finding("operations by element beyond 32 bits")
+        some = [name for name in LARGE_ROWS if name in operations]
+        yield run(device, device, large.of_rows_library(quick, some)).finding("row operations and sums beyond 32 bits")
+        for architecture in () if quick else ARCHITECTURES:
+            yield of_architecture(architecture, device)
+        for name in QUICK if quick else FAULTS:
+            yield planted(name, device)
+
+
+def of_architecture(architecture: int, oracle: Device) -> Finding:
+    with tempfile.TemporaryDirectory() as folder:
+        device = Device(Path(folder), cut=CUT, rows=["LayerNorm"], architecture=architecture)
+        calls = [*small.of_library(True), *small.of_rows_library(True, ["layer"])]
+        return run(device, oracle, calls).finding(f"some of both, compiled for compute_{architecture}")
