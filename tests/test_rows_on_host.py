@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DTYPES
-from test_cuda_on_host import COMPILER, DTYPE_IDS, ROOT
+from test_cuda_on_host import ALIGNED, COMPILER, DTYPE_IDS, ROOT
 from test_values import STATE, state
 
 from fused_dropout import reference
@@ -32,7 +32,7 @@ def library(tmp_path_factory):
     here = ROOT / "tests" / "cuda_on_host"
     built = tmp_path_factory.mktemp("rows_on_host") / "library.so"
     warnings = "-Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-parameter"
-    flags = f"-std=c++17 -O1 {warnings} -ffp-contract=off -shared -fPIC"
+    flags = f"-std=c++17 -O1 {warnings} -ffp-contract=off {ALIGNED} -shared -fPIC"
     command = [COMPILER, *flags.split(), f"-I{here}", "-x", "c++", here / "rows_library.cpp", "-o", built]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(built))
