@@ -1,12 +1,19 @@
-"""Machine code as cuobjdump shows it: its instructions, where they may go, and how many a thread executes on a path."""
+"""Machine code as cuobjdump shows it: its instructions, where they lead, and how many a thread executes on a path.
+
+The main path of a kernel is that of a thread whose every access is of the widest kind: from the start through all of
+these loads and stores to the end, by the fewest instructions in between. So it is one where p and the state are given
+by value, the mask is aligned to the octet (one Philox block), no half word ties with the threshold, and the tile is
+whole. An instruction whose predicate is false counts, since it is issued all the same; so do those that only wait.
+"""
 
 import heapq
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-_LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?);", re.MULTILINE)
-_NOTHING = ("NOP",)
+_LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?);")
+_WIDE = r"(?:LDG|STG)\.E\S*\.{}\b"
+_CALL = 10_000  # instructions, in the place of what is called: ties, and roots and quotients of p in memory
 
 
 @dataclass(frozen=True)
@@ -16,65 +23,49 @@ class Instruction:
     opcode: str
     operands: str
 
-    @property
-    def target(self) -> int:
-        return int(re.findall(r"0x([0-9a-f]+)", self.operands)[-1], 16)
+
+class Code:
+    """Of a kernel; what it calls lies behind it."""
+
+    def __init__(self, text: str) -> None:
+        self.instructions = [Instruction(int(at, 16), *rest) for at, *rest in _LINE.findall(text)]
+        numbers = {one.address: k for k, one in enumerate(self.instructions)}
+        self._next = [self._after(k, one, numbers) for k, one in enumerate(self.instructions)]
+
+    def _all(self, opcode: str) -> list[int]:
+        return [k for k, one in enumerate(self.instructions) if re.match(opcode, one.opcode) and not one.predicate]
+
+    def _after(self, k: int, one: Instruction, numbers: dict[int, int]) -> list[int]:
+        jumps = [numbers[int(one.operands.split("0x")[-1], 16)]] if one.opcode in ("BRA", "BRA.U") else []
+        ends = one.opcode.startswith(("EXIT", "RET")) or (bool(jumps) and "P" not in one.operands)
+        return jumps if ends and not one.predicate else [*jumps, *range(k + 1, len(self.instructions))[:1]]
+
+    def shortest(self, begin: int, ends: Iterable[int]) -> list[int]:
+        """From behind `begin` to the first of `ends`, or nothing where no way leads there."""
+        wanted, before, queue = set(ends), {}, [(1, k, begin) for k in self._next[begin]]
+        while queue:
+            cost, k, came = heapq.heappop(queue)
+            if k in before:
+                continue
+            before[k] = came
+            if k in wanted:
+                path = [k]
+                while before[path[-1]] != begin:
+                    path.append(before[path[-1]])
+                return path[::-1]
+            price = _CALL if self.instructions[k].opcode.startswith("CALL") else 1
+            for other in self._next[k]:
+                heapq.heappush(queue, (cost + price, other, k))
+        return []
+
+    def main_path(self) -> list[Instruction]:
+        bits = next(bits for bits in (128, 64) if self._all(_WIDE.format(bits)))
+        path, left = [0], set(self._all(_WIDE.format(bits)))
+        while more := self.shortest(path[-1], left):  # the rest are copies for threads of a warp that have parted
+            path += more
+            left -= set(more)
+        return [self.instructions[k] for k in path + self.shortest(path[-1], self._all("EXIT"))]
 
 
-def instructions(code: str) -> list[Instruction]:
-    """Of a kernel; those of what it calls lie behind it."""
-    return [Instruction(int(at, 16), predicate, *rest) for at, predicate, *rest in _LINE.findall(code)]
-
-
-def _next(code: list[Instruction], k: int) -> Iterator[int]:
-    """Where a thread may be after instruction k. What is called comes back; nobody waits for ever."""
-    places = {each.address: number for number, each in enumerate(code)}
-    one = code[k]
-    ends = one.opcode in ("EXIT", "BRA", "RET.REL.NODEC", "BREAK")
-    if one.opcode == "BRA":
-        yield places[one.target]
-    # Convergence barriers: BSYNC goes to where its BSSY says, which is the next instruction but one.
-    if not ends or one.predicate or one.operands.startswith(("P", "!P", "UP", "!UP")):
-        if k + 1 < len(code):
-            yield k + 1
-
-
-def _cost(one: Instruction) -> int:
-    return one.opcode not in _NOTHING
-
-
-def shortest(code: list[Instruction], begin: int, ends: Iterable[int]) -> list[int]:
-    """The numbers of the instructions from `begin` on, up to the first of `ends`, that are fewest to execute."""
-    wanted, before, queue, done = set(ends), {begin: begin}, [(0, begin, begin)], set()
-    while queue:
-        cost, k, came = heapq.heappop(queue)
-        if k in done:
-            continue
-        done.add(k)
-        before[k] = came
-        if k in wanted and k != begin:
-            path = [k]
-            while path[-1] != begin:
-                path.append(before[path[-1]])
-            return path[::-1]
-        for other in _next(code, k):
-            # A call is a slow path: ties of a mask, the divisions and roots of p in memory.
-            heapq.heappush(queue, (cost + _cost(code[k]) + 10_000 * code[k].opcode.startswith("CALL"), other, k))
-    raise ValueError("there is no such path")
-
-
-def main_path(code: list[Instruction]) -> list[Instruction]:
-    """What a thread executes whose accesses are all of the widest kind, once: from the start through every
-    one of these loads and stores to the end, by the shortest way between.
-    """
-    widest = "128" if any(".128" in one.opcode for one in code) else "64"
-    wide = [k for k, one in enumerate(code) if re.match(rf"(LDG|STG)\.E\S*\.{widest}\b", one.opcode) and not one.predicate]
-    stops = [k for k, one in enumerate(code) if one.opcode == "EXIT"]
-    path = [0]
-    while wide:
-        try:
-            path += shortest(code, path[-1], wide)[1:]
-        except ValueError:
-            break
-        wide.remove(path[-1])
-    return [code[k] for k in [*path, *shortest(code, path[-1], stops)[1:]]]
+def products_of_philox(path: Iterable[Instruction]) -> int:
+    return sum(one.opcode == "IMAD.WIDE.U32" for one in path)

@@ -1,8 +1,10 @@
-"""What the CUDA compiler made of the kernels, for every architecture: no spills, 16-byte accesses, registers in budget.
+"""What the CUDA compiler made of the kernels, for every architecture: no spills, 16-byte accesses, registers and
+instructions in budget.
 
 Needs no GPU: cuobjdump reads the extension.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import sass
 from conftest import build_info
 
 # Registers a thread. 65,536 a multiprocessor: 48 let 5 blocks of 256 threads run at once, 64 four, 80 three, 128 two,
@@ -25,6 +28,8 @@ OPERANDS = {
     "GatedBackward": 5,
 }
 LINEAR = 21 * 4 + 1
+# Executed by a thread for 8 elements (sass.py says on which path), by kernel and architecture.
+INSTRUCTIONS = json.loads((Path(__file__).parent / "data" / "instructions.json").read_text())
 ARCHITECTURES = [a.split("+")[0].replace(".", "") for a in build_info()["cuda_architectures"] or []]
 
 pytestmark = pytest.mark.skipif(build_info()["cuda"] is None, reason="the extension was built without CUDA")
@@ -95,20 +100,41 @@ def test_registers_are_within_budget_and_nothing_spills(kernels, arch):
         assert registers <= BUDGET[kind(kernel)], f"{kernel} uses {registers} registers"
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_aligned_kernels_load_and_store_sixteen_bytes(library, arch):
-    command = [tool("cuobjdump"), "-sass", "-arch", f"sm_{arch}", library]
-    sass = demangled(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    checked = 0
-    for body in sass.split("Function : ")[1:]:
-        name, code = body.split("\n", 1)
-        assert not re.search(r"\b(LDL|STL)\b", code), f"{name} spills"
-        if kind(name).startswith("linear") and ", true>" in name:
-            store = r"\bSTG\.E\.64\b" if "KeepMask" in name else r"\bSTG\.E\.128\b"
-            assert re.search(store, code), name
-            assert "KeepMask" in name or re.search(r"\bLDG\.E\.128\b", code), name
-            checked += 1
-    assert checked == LINEAR
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def code(request, library) -> tuple[str, dict[str, str]]:
+    """An architecture, and kernel -> its instructions."""
+    command = [tool("cuobjdump"), "-sass", "-arch", f"sm_{request.param}", library]
+    listing = demangled(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    bodies = (body.partition("\n") for body in listing.split("Function : ")[1:])
+    return request.param, {name: text for name, _, text in bodies}
+
+
+def aligned(kernels: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in kernels.items() if kind(name).startswith("linear") and ", true>" in name}
+
+
+def test_aligned_kernels_load_and_store_sixteen_bytes(code):
+    for name, text in code[1].items():
+        assert not re.search(r"\b(LDL|STL)\b", text), f"{name} spills"
+    for name, text in aligned(code[1]).items():
+        store = r"\bSTG\.E\.64\b" if "KeepMask" in name else r"\bSTG\.E\.128\b"
+        assert re.search(store, text), name
+        assert "KeepMask" in name or re.search(r"\bLDG\.E\.128\b", text), name
+    assert len(aligned(code[1])) == LINEAR
+
+
+def test_aligned_kernels_execute_no_more_instructions_than_budgeted(code):
+    """For eight elements. One that got faster gets a new budget; another version of nvcc may need a few more."""
+    arch, kernels = code
+    found = {}
+    for kernel, text in aligned(kernels).items():
+        name = re.search(r"_kernel<(.*), true>\(", kernel)[1].replace("fused_dropout::", "")
+        path = sass.Code(text).main_path()
+        assert sass.products_of_philox(path) >= 20 or name.startswith("ReluDropoutBackward"), name
+        found[name] = len(path)
+    assert found.keys() == INSTRUCTIONS.keys()
+    wrong = {name: n for name, n in found.items() if not 0.97 <= n / INSTRUCTIONS[name][arch] <= 1.03}
+    assert not wrong
 
 
 def test_ptx_for_later_architectures_is_there(library):

@@ -52,6 +52,8 @@ def as_ptx(device: Device, call: Call) -> tuple[dict[str, Array], Outcome]:
     except (AccessError, RaceError, ZeroDivisionError) as error:
         outcome.wrong = f"{call.what}: {error}"
     for name, region in regions.items():
+        if name.startswith("y") and region.written > region.size and not outcome.wrong:
+            outcome.wrong = f"{call.what}: {name} is {region.size:,} bytes, and {region.written:,} are written"
         if call.width and region.widths - {call.width} and not outcome.wrong:
             outcome.wrong = f"{call.what}: {name} is written {sorted(region.widths)} bytes at a time"
     return views, outcome

@@ -145,7 +145,7 @@ def of_sums(pipelines: dict[str, str], dtypes: Sequence[torch.dtype]) -> Iterato
 
 def of_library(quick: bool) -> Iterator[Call]:
     some = {name: AFFINE[name] for name in ("dropout", "bias_dropout_add", "gaussian_dropout")}
-    some["swiglu_dropout_backward"] = "xxx"
+    some |= {name: NONLINEAR[name] for name in ("bias_gelu_dropout", "swiglu_dropout_backward")}
     yield from of_pipelines(some if quick else {**AFFINE, **NONLINEAR}, DTYPES)
     yield from of_masks(DTYPES)
 

@@ -9,7 +9,8 @@ from .frame import Frame, Lanes
 from .source import SIZES, Function, Instruction, Unsupported
 
 Step = Callable[[Frame, Lanes], None]
-_SPACES = {("ld", "param"), ("ld", "global"), ("ld", "shared"), ("st", "global"), ("st", "shared"), ("st", "param")}
+# A generic address is one in global memory, since nothing here makes it of another's (cvta.shared).
+_SPACES = ("param", "global", "shared", "generic")
 _CACHED = ("wb", "ca", "cg", "nc")  # where, which changes no result
 
 
@@ -67,24 +68,26 @@ def _add(to: str, place: str, by: str) -> Step:
 
 
 def _access(instruction: Instruction, function: Function) -> Step:
-    verb, space, *modifiers, kind = instruction.opcode.split(".")
+    verb, *modifiers, kind = instruction.opcode.split(".")
+    space = modifiers.pop(0) if modifiers and modifiers[0] in _SPACES else "generic"
     vector = [m for m in modifiers if m in ("v2", "v4")]
-    if (verb, space) not in _SPACES or kind not in SIZES or any(m not in (*_CACHED, *vector) for m in modifiers):
+    known = kind in SIZES and all(m in (*_CACHED, *vector) for m in modifiers)
+    if not known or (verb == "st" and space == "param" and "%" in instruction.operands[0]):
         raise Unsupported(f"{instruction.text} in {function.name}")
     place, values = instruction.operands if verb == "st" else instruction.operands[::-1]
     registers, count = _names(values), int(vector[0][1:]) if vector else 1
     name = place.strip("[] ").removesuffix("+0")
-    if (space == "param" and not function.kernel) or (space == "param" and name.startswith(("param", "retval"))):
+    if space == "param" and (not function.kernel or name.startswith(("param", "retval"))):
         return _slot(verb, name, registers[0], kind)
 
     def load(frame: Frame, lanes: Lanes) -> None:
         address = frame.address(place, lanes)
         if space == "shared":
             found = frame.grid.shared.load(frame.threads[lanes], address, NUMPY[kind], count)
-        elif space == "global":
-            found = frame.grid.memory.load(address, NUMPY[kind], count)
-        else:
+        elif space == "param":
             found = frame.grid.parameters.read(address, NUMPY[kind], count)
+        else:
+            found = frame.grid.memory.load(address, NUMPY[kind], count)
         for register, value in zip(registers, found, strict=True):
             frame.write(register, value, lanes)
 
