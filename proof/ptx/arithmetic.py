@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
-NUMPY = {"pred": np.bool_, "f16": np.uint16, "bf16": np.uint16, "f16x2": np.uint32, "bf16x2": np.uint32,
+NUMPY: dict[str, Any] = {"pred": np.bool_, "f16": np.uint16, "bf16": np.uint16, "f16x2": np.uint32, "bf16x2": np.uint32,
          "f32": np.float32, "f64": np.float64,
          **{f"{kind}{8 * size}": np.dtype(f"{'i' if kind == 's' else 'u'}{size}").type
             for kind in "bus" for size in (1, 2, 4, 8)}}  # fmt: skip

@@ -46,7 +46,7 @@ class Device:
             parts = [part for name in libraries for part in LIBRARIES[name]]
             compiled = [pool.submit(_module, csrc / "cuda" / f"{part}_kernels.cu", architecture) for part in parts]
         self.hosts = {name: future.result() for name, future in hosts.items()}
-        self.kernels = {}
+        self.kernels: dict[str, Machine] = {}
         for future in compiled:
             machine = Machine(future.result())
             self.kernels |= dict.fromkeys(machine.kernels, machine)

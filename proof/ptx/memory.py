@@ -75,7 +75,7 @@ class Memory:
         return self._regions[-1], (len(self._regions) << WINDOW) + begin
 
     def load(self, address: Array, kind: type, count: int) -> list[Array]:
-        values = [np.zeros(len(address), dtype=kind) for _ in range(count)]
+        values: list[Array] = [np.zeros(len(address), dtype=kind) for _ in range(count)]
         for region, which in self._regions_at(address):
             for value, found in zip(values, region.read(_within(address[which]), kind, count), strict=True):
                 value[which] = found

@@ -21,14 +21,15 @@ def step_of(instruction: Instruction, function: Function) -> Step:
     if opcode == "atom.global.add.u64":
         return _add(*operands)
     if opcode in ("mov.b32", "mov.b64") and "{" in instruction.text:
-        return _apart(*operands, opcode[4:]) if "{" in operands[0] else _together(*operands, opcode[4:])
+        to, of = operands
+        return (_apart if "{" in to else _together)(to, of, opcode[4:])
     operation = OPERATIONS.get(opcode)
     if operation is None or len(operands) != 1 + len(operation.operands):
         raise Unsupported(f"{instruction.text} in {function.name}")
-    (to, *of), kinds, result = operands, operation.operands, np.dtype(NUMPY[operation.result])
+    (to, *given_as), kinds, result = operands, operation.operands, np.dtype(NUMPY[operation.result])
 
     def step(frame: Frame, lanes: Lanes) -> None:
-        given = [frame.read(operand, kind, lanes) for operand, kind in zip(of, kinds, strict=True)]
+        given = [frame.read(operand, kind, lanes) for operand, kind in zip(given_as, kinds, strict=True)]
         frame.write(to, operation.function(*given).astype(result, copy=False), lanes)
 
     return step
