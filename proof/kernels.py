@@ -42,17 +42,20 @@ class Tally:
 
     wrong: list[str] = field(default_factory=list)
     calls: int = 0
+    elements: int = 0
     threads: int = 0
     kernels: set[str] = field(default_factory=set)
 
     def add(self, outcome: Outcome) -> None:
         self.wrong += [outcome.wrong] if outcome.wrong else []
         self.calls += 1
+        self.elements += outcome.elements
         self.threads += outcome.threads
         self.kernels |= {launch.kernel for launch in outcome.launches}
 
     def finding(self, claim: str) -> Finding:
-        said = f"{self.calls:,} calls, {self.threads:,} threads: {len(self.wrong)} differ"
+        size = f"{self.calls:,} calls, {self.elements:,} elements, {self.threads:,} threads"
+        said = f"{size}: {len(self.wrong)} differ"
         return Finding(claim, "; ".join([said, *self.wrong[:1]]), "0 differ", not self.wrong)
 
 

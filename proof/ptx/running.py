@@ -20,6 +20,7 @@ class Outcome:
     """What is wrong, which is nothing where all is well, and how much was run."""
 
     wrong: str = ""
+    elements: int = 0
     threads: int = 0
     launches: tuple[Launch, ...] = ()
 
@@ -44,7 +45,8 @@ def as_ptx(device: Device, call: Call) -> tuple[dict[str, Array], Outcome]:
         views[name] = regions[name].bytes(0, len(buffer.bytes))
         views[name][:] = buffer.bytes
     launches = device.launches(call.library, lambda library: call.invoke(library, there))
-    outcome = Outcome(launches=tuple(launches), threads=sum(launch.blocks * launch.threads for launch in launches))
+    threads = sum(launch.blocks * launch.threads for launch in launches)
+    outcome = Outcome("", call.elements, threads, tuple(launches))
     try:
         for launch in launches:
             for first in range(0, launch.blocks, BLOCKS):
@@ -91,7 +93,8 @@ def compared_in_parts(device: Device, large: Large, oracle: Device) -> Outcome:
             written[piece.name] += piece.count * buffer.writable
     launches = device.launches(large.library, lambda library: large.invoke(library, there))
     numbers = [part.block for part in large.parts]
-    outcome = Outcome(launches=tuple(launches), threads=sum(len(numbers) * launch.threads for launch in launches))
+    elements = sum(part.call.elements for part in large.parts)
+    outcome = Outcome("", elements, sum(len(numbers) * launch.threads for launch in launches), tuple(launches))
     try:
         for launch in launches:
             device.run(launch, memory, numbers)
