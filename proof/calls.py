@@ -19,7 +19,13 @@ STATE = (2**63 + 12345, 2**40 + 8)
 DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # as csrc numbers them
 OPERANDS = {  # of each pipeline: x is a tensor of the call's shape, b one of its last dimension
     "keep_mask": "", "dropout": "x", "dropout_and_sum": "x", "block_dropout": "x", "gaussian_dropout": "x",
-    "bias_dropout_add": "xbx", "bias_gelu_dropout": "xb", "swiglu_dropout_backward": "xxx",
+    "bias_dropout_add": "xbx", "swiglu_dropout_backward": "xxx",
+}  # fmt: skip
+OF_ELEMENTS = {  # pipelines that add no loop and no kernel to these
+    "alpha_dropout": "x", "dropout_add": "xx", "bias_dropout": "xb", "zoneout": "xx", "dropped_apply": "x",
+    "bias_relu_dropout": "xb", "relu_dropout_backward": "xx", "squared_relu_dropout": "x", "gelu_dropout": "x",
+    "gelu_tanh_dropout": "x", "squared_relu_dropout_backward": "xx", "gelu_tanh_dropout_backward": "xx",
+    "bias_gelu_dropout_backward": "xxb", "swiglu_dropout": "xx",
 }  # fmt: skip
 
 
@@ -42,7 +48,7 @@ def calls() -> list[Call]:
     for dtype in (f16, bf16, f32, f64):
         made += [_call("dropout", dtype, (n,), 0.3, base) for n, base in ((7, 0), (1000, 0), (9000, 5))]
         made.append(_call("bias_dropout_add", dtype, (33, 70), 0.4))
-        made.append(_call("bias_gelu_dropout", dtype, (33, 70), 0.4))
+    made += [_call(pipeline, dtype, (33, 70), 0.4) for pipeline in OF_ELEMENTS for dtype in (f32, bf16, f64)]
     made += [_call(pipeline, f32, shape, 0.5, 11, strides, layout)
              for shape, strides in NOISE.values() for layout in ("contiguous", "reversed")
              for pipeline in ("dropout", "gaussian_dropout", "block_dropout")]  # fmt: skip
@@ -69,6 +75,7 @@ NOISE = {  # shapes and mask strides
     "channels": ((5, 6, 7, 7), (6, 1, 0, 0)), "wide channels": ((3, 2, 300), (2, 1, 0)),
     "time": ((9, 4, 130), (0, 130, 1)), "samples": ((6, 500), (1, 0)), "columns": ((70, 200), (0, 1)),
     "swapped": ((40, 50, 3), (3, 120, 1)), "strided": ((50, 90), (270, 3)),
+    "every other": ((50, 96), (192, 2)),
     "long rows": ((2, 3, 5000), (5000, 0, 1)), "short rows": ((900, 4), (1, 0)), "everything": ((40, 33), (0, 0)),
     "pairs": ((700, 2), (1, 0)), "pairs with a gap": ((70, 33, 2), (40, 1, 0)),
     "short rows with gaps": ((7, 5, 48, 4), (1000, 50, 1, 0)),
@@ -81,7 +88,7 @@ def _call(pipeline: str, dtype: torch.dtype, shape: tuple[int, ...], p: float, b
     strides = list(reference.row_major(shape)) if mask_strides is None else list(mask_strides)
     summed = pipeline == "dropout_and_sum"  # of small integers that are doubled: the same sum in any order
     inputs: list[Tensor] = []
-    for kind in OPERANDS[pipeline]:
+    for kind in (OPERANDS | OF_ELEMENTS)[pipeline]:
         some = shape if kind == "x" else shape[-1:]
         x = torch.randint(-3, 4, some, generator=generator) if summed else torch.randn(some, generator=generator)
         inputs.append(_laid_out(x.to(dtype), layout) if kind == "x" else x.to(dtype).expand(shape))
@@ -102,8 +109,7 @@ def _call(pipeline: str, dtype: torch.dtype, shape: tuple[int, ...], p: float, b
         y = reference.dropout_apply(inputs[0], state, p, **options).contiguous()
         outputs = [y, y.flatten(0, -2).sum(0)]
     else:
-        made = ORACLES.get(pipeline) or getattr(reference, f"{pipeline}_apply")
-        result = made(*inputs, state, p, **options)
+        result = _oracle(pipeline)(*inputs, state, p, **options)
         outputs = [result] if isinstance(result, Tensor) else list(result)
     # An output is laid out as the input; where that has gaps it is dense, as empty_like makes it.
     first = outputs[0] if summed else _laid_out(outputs[0], layout)
@@ -118,12 +124,13 @@ def _call(pipeline: str, dtype: torch.dtype, shape: tuple[int, ...], p: float, b
     }  # fmt: skip
 
 
-# The extension's, where the reference's last bits may differ: tests/test_activations.py, tests/test_values.py.
-ORACLES: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
-    "gaussian_dropout": ops.gaussian_dropout_apply,
-    "bias_gelu_dropout": ops.bias_gelu_dropout_apply,
-    "swiglu_dropout_backward": ops.swiglu_dropout_backward,
-}
+def _oracle(pipeline: str) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    """The reference; of normal noise and activations, whose last bits it leaves open, the extension
+    (tests/test_values.py and tests/test_activations.py hold that one)."""
+    applied = pipeline if pipeline.endswith(("_apply", "_backward")) else f"{pipeline}_apply"
+    if pipeline == "gaussian_dropout" or pipeline.removesuffix("_backward") in reference.CHAINS:
+        return getattr(ops, applied)  # type: ignore[no-any-return]
+    return getattr(reference, applied)  # type: ignore[no-any-return]
 
 
 def _laid_out(t: Tensor, layout: str) -> Tensor:

@@ -17,10 +17,18 @@ WITHOUT = {  # what leaves a path out
     "cuda on the host": "-DFD_WITHOUT_CUDA",
 }  # fmt: skip
 Fault = tuple[str, str, str]  # a file of csrc, what stands in it, and what a mistake would put there
-# Enough for every loop and kernel, and for every header of csrc/core but those of rows and blocks.
+# Enough for every loop and kernel.
 CUT = {
     "KernelTable": "Join<Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>, "
-    "With<BiasActivationDropout, Gelu>, With<GatedBackward, Silu>>",
+    "With<GatedBackward, Silu>>",
+    "SummedTable": "AndSums<Each<Dropout>>",
+}
+# Enough for what csrc/core says of elements.
+OF_ELEMENTS = {
+    "KernelTable": "Join<Each<Dropout, AlphaDropout, DropoutAdd, BiasDropout, BiasDropoutAdd, GaussianDropout, "
+    "Zoneout, Dropped, BiasReluDropout, ReluDropoutBackward>, With<ActivationDropout, SquaredRelu, Gelu, GeluTanh>, "
+    "With<ActivationBackward, SquaredRelu, GeluTanh>, With<BiasActivationBackward, Gelu>, With<GatedDropout, Silu>, "
+    "With<GatedBackward, Silu>>",
     "SummedTable": "AndSums<Each<Dropout>>",
 }
 

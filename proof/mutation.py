@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,23 +29,27 @@ METHOD = (
 )
 CPU_PATH = next(path for path in ("avx512", "avx2", "portable") if path in build_info()["cpu_instruction_sets"])
 CUDA_PATH = "cuda on the host"
-FILES = {  # and the paths that a mutant is judged on
-    **{f"core/{name}": ("portable", CUDA_PATH) for name in (
-        "activation.h", "activation_pipelines.h", "bias_pipelines.h", "bits.h", "dtype.h",
-        "exponential.h", "gated_pipelines.h", "layout.h", "mask.h", "normal.h",
-        "normal_pipelines.h", "philox.h", "pipeline.h", "pipelines.h", "probability.h", "series.h",
-        "layout.cpp",
+Judging = tuple[tuple[str, ...], Mapping[str, str]]  # the paths, and the tables of pipelines
+ELEMENTS: Judging = ((CUDA_PATH,), host.OF_ELEMENTS)
+FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
+    **{f"core/{name}": ELEMENTS for name in (
+        "activation.h", "activation_pipelines.h", "bias_pipelines.h", "dtype.h", "exponential.h", "gated_pipelines.h",
+        "normal.h", "normal_pipelines.h", "pipeline.h", "pipelines.h", "probability.h", "series.h",
     )},
-    **{f"cpu/{name}": (CPU_PATH,) for name in (
-        "batches.h", "column_loops.h", "decisions.h", "elementwise.h", "elementwise_loops.h",
-        "makers.h", "rows.h", "simd.h", "tiles.h", "columns.cpp",
+    **{f"core/{name}": (("portable", CUDA_PATH), host.CUT) for name in (
+        "bits.h", "layout.cpp", "layout.h", "mask.h", "philox.h",
     )},
-    **{f"cpu/simd_{path}.h": (path,) for path in ("portable", "avx2", "avx512")},
-    **{f"cuda/{name}": (CUDA_PATH,) for name in (
-        "columns_kernels.cu", "elementwise_kernels.cu", "octet.cuh", "operands.cuh",
-        "row_memory.cuh", "vector.cuh",
+    **{f"cpu/{name}": ((CPU_PATH,), host.CUT) for name in (
+        "batches.h", "column_loops.h", "columns.cpp", "decisions.h", "elementwise.h", "elementwise_loops.h", "makers.h",
+        "rows.h", "simd.h", "tiles.h",
+    )},
+    **{f"cpu/simd_{path}.h": ((path,), host.CUT) for path in ("portable", "avx2", "avx512")},
+    **{f"cuda/{name}": ((CUDA_PATH,), host.CUT) for name in (
+        "columns_kernels.cu", "elementwise_kernels.cu", "octet.cuh", "operands.cuh", "row_memory.cuh", "vector.cuh",
     )},
 }  # fmt: skip
+# What the binding alone reads: its tests are behind a build.
+TRAITS = ("kComplex", "kInPlace", "kLong", "kBias", "Derivative derivative", ": PipelineTraits<", "kMaxOutputs")
 CHANGES = {
     r"(?<=\s)<(?=\s)": "<=", r"(?<=\s)<=(?=\s)": "<", r"(?<=\s)>(?=\s)": ">=", r"(?<=\s)>=(?=\s)": ">",
     r"(?<=\s)==(?=\s)": "!=", r"(?<=\s)!=(?=\s)": "==", r"(?<=\s)&&(?=\s)": "||", r"(?<=\s)\|\|(?=\s)": "&&",
@@ -58,7 +62,7 @@ CHANGES = {
 }  # fmt: skip
 TRAPS = ("-fsanitize=bounds,alignment,shift", "-fsanitize-undefined-trap-on-error")  # besides crashes
 TIMEOUT = 60  # seconds
-MUTANTS = 135
+MUTANTS = 140
 # Mutants that cannot be noticed, since the result is the same for every call, and why. They do not count.
 EQUIVALENT: dict[str, str] = json.loads((host.ROOT / "proof" / "equivalents.json").read_text())
 
@@ -75,7 +79,7 @@ class Mutant:
 
 
 def mutants_of(file: str) -> Iterator[Mutant]:
-    """Of every line that is code; static_asserts, pragmas, and what only nvcc compiles are not."""
+    """Of every line that is code; static_asserts, pragmas, TRAITS and what only nvcc compiles are not."""
     of_nvcc = [False]  # of the file, and of each condition of the preprocessor that is open
     for number, line in enumerate((host.ROOT / "csrc" / file).read_text().splitlines(), 1):
         code = line.split("//")[0]
@@ -85,7 +89,7 @@ def mutants_of(file: str) -> Iterator[Mutant]:
             of_nvcc.pop()
         elif code.startswith("#el"):
             of_nvcc[-1] = of_nvcc[-2]
-        if of_nvcc[-1]:
+        if of_nvcc[-1] or any(trait in code for trait in TRAITS):
             continue
         if code.lstrip().startswith(("#", "static_assert", "template", "gives(", "using ")) or "static_assert" in code:
             continue
@@ -128,12 +132,13 @@ def judge(folder: Path, file: Path, paths: tuple[str, ...]) -> str:
 def verdict(mutant: Mutant, file: Path) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        host.copy_sources(folder)
+        paths, tables = FILES[mutant.file]
+        host.copy_sources(folder, cut=tables)
         source = folder / mutant.file
         lines = source.read_text().splitlines()
         lines[mutant.line - 1] = mutant.after
         source.write_text("\n".join(lines) + "\n")
-        return judge(folder, file, FILES[mutant.file])
+        return judge(folder, file, paths)
 
 
 def fingerprint(file: Path) -> str:
@@ -141,7 +146,7 @@ def fingerprint(file: Path) -> str:
     parts = [host.ROOT / "csrc" / part for part in ("core", "cpu", "cuda")]
     files = (path for part in (*parts, host.ROOT / "proof" / "host") for path in part.rglob("*"))
     sources = sorted(path for path in files if path.is_file())
-    digest = hashlib.sha256(repr((host.CUT, host.FLAGS)).encode())
+    digest = hashlib.sha256(repr((host.CUT, host.OF_ELEMENTS, host.FLAGS, TRAPS)).encode())
     for path in (*sources, host.ROOT / "proof" / "judge.py", file):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -18,11 +18,13 @@
 #include "cuda/columns_kernels.cu"
 #include "cuda/elementwise_kernels.cu"
 #endif
-#if defined(__AVX2__) && defined(__F16C__) && !defined(FD_WITHOUT_AVX2)
-#define FD_AVX2
+#if defined(__AVX2__) && defined(__F16C__)
 #include <immintrin.h>
 
 #include "cpu/simd_avx2.h"
+#if !defined(FD_WITHOUT_AVX2)
+#define FD_AVX2
+#endif
 #endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && \
     !defined(FD_WITHOUT_AVX512)
@@ -123,13 +125,17 @@ bool on_path(const std::string& path, PipelineId pipeline, DType dtype, Elementw
   return false;
 }
 
+// As the table has it; -1 where it was cut.
 PipelineId number_of(const std::string& name) {
-  if (name == "keep_mask") return KernelTable::find<KeepMask<float>>();
-  if (name == "block_dropout") return KernelTable::find<BlockDropout<float>>();
-  if (name == "swiglu_dropout_backward") return KernelTable::find<GatedBackward<float, Silu>>();
-  if (name == "bias_gelu_dropout") return KernelTable::find<BiasActivationDropout<float, Gelu>>();
-  if (name == "gaussian_dropout") return KernelTable::find<GaussianDropout<float>>();
-  return name == "dropout" ? KernelTable::find<Dropout<float>>() : KernelTable::find<BiasDropoutAdd<float>>();
+  PipelineId id = 0, found = -1;
+  KernelTable::each([&](auto row) {
+    using Pipeline = typename decltype(row)::template Pipeline<float>;
+    constexpr Name own = Pipeline::kName;
+    const bool blocks = std::is_same_v<Pipeline, BlockDropout<float>>;  // has dropout's name
+    if (name == (blocks ? "block_dropout" : std::string(own.prefix) + own.stem + own.suffix)) found = id;
+    ++id;
+  });
+  return found;
 }
 
 }  // namespace
@@ -158,7 +164,8 @@ extern "C" bool run(const char* path, const char* pipeline, int dtype, void* con
   if (std::string(pipeline) == "dropout_and_sum") {
     return and_sum(path, static_cast<DType>(dtype), args, numel, sizes[ndim - 1]);
   }
-  return on_path(path, number_of(pipeline), static_cast<DType>(dtype), args);
+  const PipelineId number = number_of(pipeline);
+  return number >= 0 && on_path(path, number, static_cast<DType>(dtype), args);
 }
 
 extern "C" bool keep_mask(const char* path, uint64_t seed, uint64_t offset, uint64_t mask_base, int64_t numel, double p,
