@@ -141,29 +141,32 @@ def verdict(mutant: Mutant, file: Path) -> str:
         return judge(folder, file, paths)
 
 
-def fingerprint(file: Path) -> str:
+def fingerprint(file: Path, judging: Judging) -> str:
     """Of everything that a verdict depends on."""
-    parts = [host.ROOT / "csrc" / part for part in ("core", "cpu", "cuda")]
-    files = (path for part in (*parts, host.ROOT / "proof" / "host") for path in part.rglob("*"))
-    sources = sorted(path for path in files if path.is_file())
-    digest = hashlib.sha256(repr((host.CUT, host.OF_ELEMENTS, host.FLAGS, TRAPS)).encode())
+    paths, tables = judging
+    parts = ["core"] + ["cuda"] * (CUDA_PATH in paths) + ["cpu"] * (paths != (CUDA_PATH,))
+    folders = [*(host.ROOT / "csrc" / part for part in parts), host.ROOT / "proof" / "host"]
+    sources = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    digest = hashlib.sha256(repr((paths, tables, host.FLAGS, TRAPS)).encode())
     for path in (*sources, host.ROOT / "proof" / "judge.py", file):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def verdicts(mutants: Sequence[Mutant], file: Path) -> list[str]:
-    """Of each mutant. Those of the same sources and calls are remembered: a mutant takes a quarter of a minute."""
-    memory = host.ROOT / "build" / "proof" / f"{fingerprint(file)}.json"
-    known = json.loads(memory.read_text()) if memory.exists() else {}
-    new = [mutant for mutant in mutants if str(mutant) not in known]
+    """Of each mutant. Those of the same sources and calls are remembered: a mutant takes some seconds."""
+    memory = host.ROOT / "build" / "proof" / "verdicts.json"
     memory.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    of_file = {name: fingerprint(file, judging) for name, judging in FILES.items()}
+    keys = [f"{of_file[mutant.file]} {mutant}" for mutant in mutants]
+    new = {key: mutant for key, mutant in zip(keys, mutants, strict=True) if key not in known}
     with ThreadPoolExecutor(2) as pool:
-        judged = pool.map(lambda mutant: verdict(mutant, file), new)
-        for mutant, found in tqdm(zip(new, judged, strict=True), total=len(new), unit=" mutants", leave=False):
-            known[str(mutant)] = found
+        judged = pool.map(lambda mutant: verdict(mutant, file), new.values())
+        for key, found in tqdm(zip(new, judged, strict=True), total=len(new), unit=" mutants", leave=False):
+            known[key] = found
             memory.write_text(json.dumps(known, indent=1))
-    return [known[str(mutant)] for mutant in mutants]
+    return [known[key] for key in keys]
 
 
 def findings(quick: bool) -> Iterator[Finding]:

@@ -116,9 +116,11 @@ bool on_path(const std::string& path, PipelineId pipeline, DType dtype, Elementw
     int64_t left[2] = {};  // by the kernel: the state that it used
     args.state_out = left;
     const bool launched = launch_elementwise(pipeline, dtype, args, nullptr) == cudaSuccess;
+    const bool draws = KernelTable::visit(
+        pipeline, [](auto row) { return decltype(row)::template Pipeline<float>::kNoise != Noise::kNone; });
     const bool right = left[0] == static_cast<int64_t>(args.state.seed) &&
                        left[1] == static_cast<int64_t>(args.state.offset & ~uint64_t{3});
-    if (!right) std::abort();
+    if (draws && !right) std::abort();
     return launched;
   }
 #endif
