@@ -19,7 +19,7 @@ from fused_dropout._extension import ops
 
 TIMEOUT = 60  # seconds after which a thread or a process counts as hanging
 THREADS = 16
-CALLS = 400  # a thread
+CALLS = 1000  # a thread
 X = torch.ones(64)  # small, so that no loop asks for more threads; a mask of 64 bits, so that no two states share one
 MODULE = fused_dropout.Dropout(0.5)
 STATE = (2**63 + 5, 16)

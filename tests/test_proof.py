@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from proof import __main__ as proof
-from proof import answers, calls, fuzzing, host, kernels, mutation, probability, properties, report, statistics
+from proof import (
+    answers,
+    calls,
+    failures,
+    fuzzing,
+    host,
+    kernels,
+    mutation,
+    probability,
+    properties,
+    report,
+    statistics,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler for what the proof compiles")
 
@@ -15,7 +27,7 @@ COMPILED = pytest.param(kernels, marks=pytest.mark.skipif(shutil.which("nvcc") i
 
 
 @pytest.mark.parametrize(
-    "section", [answers, probability, statistics, properties, fuzzing, COMPILED], ids=lambda s: s.__name__
+    "section", [answers, probability, statistics, properties, fuzzing, failures, COMPILED], ids=lambda s: s.__name__
 )
 def test_every_claim_holds(section):
     findings = list(section.findings(quick=True))
