@@ -44,6 +44,8 @@ def calls() -> list[Call]:
                                (256, 1e-12, 0), (256, 0.0, 0))]  # fmt: skip
     made += [_call("gaussian_dropout", dtype, (n,), 0.2, base)
              for dtype, n, base in ((f32, 1000, 0), (bf16, 777, 3), (f64, 300, 2**35 - 99))]  # fmt: skip
+    made.append(_call("gaussian_dropout", f32, (100,), 1.0))
+    made.append(_call("gaussian_dropout", f32, (40, 96), 0.2, 8, (192, 2)))
     made += [_call("block_dropout", f32, (n,), 0.2, base) for n, base in ((1000, 0), (777, 5))]
     for dtype in (f16, bf16, f32, f64):
         made += [_call("dropout", dtype, (n,), 0.3, base) for n, base in ((7, 0), (1000, 0), (9000, 5))]
@@ -65,6 +67,7 @@ def calls() -> list[Call]:
     made.append(_call("dropout_and_sum", f32, (70, 90), 0.5, 3, None, "every second"))
     no_rows = _call("dropout_and_sum", f32, (9, 5, 64), 0.5, 3, (0, 64, 1))  # that one stride counts: left to others
     made.append(no_rows | {"expected": np.full_like(no_rows["expected"], UNTOUCHED)})
+    made.append(_call("dropout", f32, (97, 33), 0.3, 0, None, "reversed"))  # the last tile as wide as it is long
     # Enough elements that some high halves equal the threshold's.
     made.append(_call("dropout", f32, (1 << 18,), 0.1))
     made.append(_call("dropout", bf16, (512, 513), 0.7, 0, None, "reversed"))
@@ -75,7 +78,8 @@ NOISE = {  # shapes and mask strides
     "channels": ((5, 6, 7, 7), (6, 1, 0, 0)), "wide channels": ((3, 2, 300), (2, 1, 0)),
     "time": ((9, 4, 130), (0, 130, 1)), "samples": ((6, 500), (1, 0)), "columns": ((70, 200), (0, 1)),
     "swapped": ((40, 50, 3), (3, 120, 1)), "strided": ((50, 90), (270, 3)),
-    "every other": ((50, 96), (192, 2)),
+    "every other": ((50, 96), (192, 2)), "equal rows": ((6, 40, 256), (256, 0, 1)),
+    "equal rows, every other": ((40, 256), (0, 2)),
     "long rows": ((2, 3, 5000), (5000, 0, 1)), "short rows": ((900, 4), (1, 0)), "everything": ((40, 33), (0, 0)),
     "pairs": ((700, 2), (1, 0)), "pairs with a gap": ((70, 33, 2), (40, 1, 0)),
     "short rows with gaps": ((7, 5, 48, 4), (1000, 50, 1, 0)),

@@ -34,7 +34,7 @@ ELEMENTS: Judging = ((CUDA_PATH,), host.OF_ELEMENTS)
 FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
     **{f"core/{name}": ELEMENTS for name in (
         "activation.h", "activation_pipelines.h", "bias_pipelines.h", "dtype.h", "exponential.h", "gated_pipelines.h",
-        "normal.h", "normal_pipelines.h", "pipeline.h", "pipelines.h", "probability.h", "series.h",
+        "normal.h", "normal_pipelines.h", "pipelines.h", "probability.h", "series.h",
     )},
     **{f"core/{name}": (("portable", CUDA_PATH), host.CUT) for name in (
         "bits.h", "layout.cpp", "layout.h", "mask.h", "philox.h",
@@ -49,7 +49,16 @@ FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
     )},
 }  # fmt: skip
 # What the binding alone reads: its tests are behind a build.
-TRAITS = ("kComplex", "kInPlace", "kLong", "kBias", "Derivative derivative", ": PipelineTraits<", "kMaxOutputs")
+TRAITS = (
+    "kComplex",
+    "kInPlace",
+    "kLong",
+    "kBias",
+    "kReadsDropped",
+    "Derivative derivative",
+    ": PipelineTraits<",
+    "kMaxOutputs",
+)
 CHANGES = {
     r"(?<=\s)<(?=\s)": "<=", r"(?<=\s)<=(?=\s)": "<", r"(?<=\s)>(?=\s)": ">=", r"(?<=\s)>=(?=\s)": ">",
     r"(?<=\s)==(?=\s)": "!=", r"(?<=\s)!=(?=\s)": "==", r"(?<=\s)&&(?=\s)": "||", r"(?<=\s)\|\|(?=\s)": "&&",
