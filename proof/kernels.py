@@ -28,7 +28,11 @@ METHOD = (
     "both sides of each of these places run, the first and the last, in memory that exists where it is touched. "
     "Faults are planted in the sources, and each must be noticed."
 )
-CUT = {**host.CUT, "KernelTable": host.CUT["KernelTable"].replace("KeepMask", "KeepMask, NormalNoise", 1)}
+CUT = {
+    "KernelTable": "Join<Each<KeepMask, NormalNoise, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>, "
+    "With<BiasActivationDropout, Gelu>, With<GatedBackward, Silu>>",
+    "SummedTable": host.CUT["SummedTable"],
+}
 ARCHITECTURES = (80, 100, 120)  # and 90, of which everything is run
 ROWS = {"layer": "LayerNorm", "layer backward": "LayerNormBackward", "rms": "RmsNorm",
         "rms backward": "RmsNormBackward", "softmax": "SoftmaxDropout",
