@@ -2,6 +2,7 @@
 //
 // Nothing depends on the grid: an element finds its mask index, the index its Philox block. Both kernels work in octets
 // of 8 elements, which one Philox block decides where the mask is aligned to it (two where it is not).
+#include "decisions.cuh"
 #include "elementwise.h"
 #include "launch.h"
 #include "octet.cuh"
@@ -10,51 +11,74 @@
 namespace fused_dropout {
 namespace {
 
-template <class Pipeline, class T>
-struct LinearArgs {
-  Common<Pipeline> common;
-  Operands<Pipeline, T> operands;
-  int64_t numel;
-  uint64_t mask_base;
-};
-
-// A warp's tile is 32 octets, and each lane makes the keep bits of one. Accesses are of N elements, neighbouring lanes
-// touching neighbouring addresses; a lane whose elements belong to another's octet asks it for the bits. The end of the
-// tensor, and pointers that no vector access may use, go element by element through the same functions.
+// A warp's tile is 32 octets, or 2 or 4 times as many, and each lane makes the decisions about one of each 32. Accesses
+// are of N elements, neighbouring lanes touching neighbouring addresses; a lane whose elements belong to another's
+// octet asks it for the keep bits. The end of the tensor, pointers that no vector access may use, and masks that begin
+// within an octet go element by element through the same functions.
 template <class Pipeline, class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads, kLinearBlocks<T, Pipeline::kOutputs + Pipeline::kInputs>)
+__global__ void __launch_bounds__(kLinearThreads<Pipeline, T>, kLinearBlocks<Pipeline, T>)
     linear_kernel(const __grid_constant__ LinearArgs<Pipeline, T> a) {
-  constexpr int kInputs = Pipeline::kInputs, N = kAligned ? kVector<T> : 1, kAccesses = kGroup / N;
-  constexpr int64_t kTile = kWarp * kGroup;
+  constexpr int kThreads = kLinearThreads<Pipeline, T>, kOctets = kLinearOctets<Pipeline, T>;
+  constexpr int kInputs = Pipeline::kInputs, N = kVector<T>, kAccesses = kGroup / N;
+  constexpr int64_t kTile = kOctets * kWarp * kGroup;
+  constexpr bool kDraws = Pipeline::kNoise != Noise::kNone;
   using Inputs = std::make_index_sequence<kInputs>;
   const int lane = threadIdx.x % kWarp;
   const int64_t tile = (static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp) * kTile;
-  const Pipeline pipeline = a.common.load_pipeline();
+  const auto loaded = a.common.load();
+  const Pipeline& pipeline = loaded.pipeline;
+  const Mask& mask = loaded.mask;
+  const uint64_t first = a.mask_base + static_cast<uint64_t>(tile);
 
-  const bool whole = kAligned && tile + kTile <= a.numel;
-  Packed<T, N> x[kAccesses][kInputs + 1];
-  if (whole) {  // all loads are under way before the mask is made
+  // As Decisions take them: all have the first one's upper 32 bits.
+  const bool groups = first % kGroup == 0 && static_cast<uint32_t>(first / kGroup) <= 0u - kOctets * kWarp;
+  if (kAligned && tile + kTile <= a.numel && (!kDraws || groups)) {
+    const auto place = [&](int n, int j) { return tile + (n * kAccesses + j) * (kWarp * N) + lane * N; };
+    Packed<T, N> x[kOctets][kAccesses][kInputs + 1], y[kOctets][kAccesses][Pipeline::kOutputs];
+    const auto each = [](const auto& access) {
 #pragma unroll
-    for (int j = 0; j < kAccesses; ++j) load_inputs(a.operands, tile + (j * kWarp + lane) * N, x[j]);
-  }
-  uint32_t octet = 0;
-  if constexpr (Pipeline::kNoise != Noise::kNone) {
-    octet = keep_octet(a.common.load_mask(), a.mask_base + static_cast<uint64_t>(tile + lane * kGroup));
-  }
-
-  if (whole) {
+      for (int n = 0; n < kOctets; ++n) {
 #pragma unroll
-    for (int j = 0; j < kAccesses; ++j) {
-      const uint32_t bits = N == kGroup ? octet : octet_of<N>(octet, j, lane);
-      Packed<T, N> y[Pipeline::kOutputs];
-      compute<N>(pipeline, bits, x[j], y, Inputs{});
-      store_outputs(a.operands, tile + (j * kWarp + lane) * N, y);
+        for (int j = 0; j < kAccesses; ++j) access(n, j);
+      }
+    };
+    // All loads are under way before the mask is made.
+    each([&](int n, int j) { load_inputs(a.operands, place(n, j), x[n][j]); });
+    const auto by_bits = [&](uint32_t bits) {
+      each([&](int n, int j) {
+        const uint32_t octet = N == kGroup ? bits : octet_of<N>(bits, j, lane);
+        compute<N>(pipeline, octet >> (kGroup * n), x[n][j], y[n][j], Inputs{});
+      });
+    };
+    const auto put = [&] { each([&](int n, int j) { store_outputs(a.operands, place(n, j), y[n][j]); }); };
+    if constexpr (kDraws) {
+      const uint64_t group = first / kGroup + static_cast<uint64_t>(lane);
+      const Decisions<kOctets> decisions(mask, group);
+      if constexpr (N == kGroup && !Pipeline::kLong) {
+        if (decisions.ties()) {  // with stores of its own, or nvcc moves the results to where both have them
+          by_bits(keep_groups<kOctets>(mask, group));
+          put();
+          return;
+        }
+        each([&](int n, int j) { compute<N>(pipeline, decisions.of(n), x[n][j], y[n][j], Inputs{}); });
+      } else {
+        uint32_t bits = decisions.bits();
+        if (decisions.ties()) bits = keep_groups<kOctets>(mask, group);
+        by_bits(bits);
+      }
+    } else {
+      by_bits(0);
     }
-  } else {
+    put();
+    return;
+  }
+#pragma unroll 1
+  for (int64_t octets = tile; octets < tile + kTile; octets += kWarp * kGroup) {
+    const uint32_t octet = kDraws ? keep_octet(mask, first + static_cast<uint64_t>(octets - tile + lane * kGroup)) : 0;
 #pragma unroll 1
     for (int j = 0; j < kGroup; ++j) {
       const uint32_t bits = octet_of<1>(octet, j, lane);
-      const int64_t at = tile + j * kWarp + lane;
+      const int64_t at = octets + j * kWarp + lane;
       if (at >= a.numel) continue;
       Packed<T, 1> one[kInputs + 1], y[Pipeline::kOutputs];
       load_inputs(a.operands, at, one);
@@ -173,8 +197,9 @@ struct Launch {
     if constexpr (kLinear && Pipeline::kBias < 0) {  // a bias has strides of 0
       if (layout.linear()) {
         const LinearArgs<Pipeline, T> a{common, operands, layout.size[0], layout.mask_base};
-        return launch(vectors ? linear_kernel<Pipeline, T, true> : linear_kernel<Pipeline, T, false>, a, octets,
-                      stream);
+        constexpr int kOctets = kLinearOctets<Pipeline, T>;
+        return launch(vectors ? linear_kernel<Pipeline, T, true> : linear_kernel<Pipeline, T, false>, a,
+                      (octets + kOctets - 1) / kOctets, stream, kLinearThreads<Pipeline, T>);
       }
     }
     const StridedArgs<Pipeline, T> a{common, operands, layout, args.keep_bits, octets, vectors};

@@ -17,13 +17,27 @@ constexpr int kWarp = 32;
 // latency of 0.5 us asks for.
 constexpr int kThreads = 256;
 
-// Blocks a multiprocessor, at least, which caps the registers: 48 a thread where a thread holds 32 bytes of an operand,
-// 80 where it holds 64 (128 with more than three operands), 64 where every access has an address of its own (80 in
-// float64 or with three operands, 128 with more). None of them spills (tests/test_machine_code.py).
-template <class T, int kOperands>
-constexpr int kLinearBlocks = sizeof(T) != 8  ? 5
-                              : kOperands > 3 ? 2
-                                              : 3;
+// Octets that a thread of the linear kernel takes: 64 bytes of all inputs are under way, and the round keys, the place
+// and whether state and p lie in memory are paid once. What is long takes one, since each is a copy of the code.
+template <class Pipeline, class T>
+constexpr int kLinearOctets = Pipeline::kLong || sizeof(T) * Pipeline::kInputs > 4 ? 1
+                              : sizeof(T) * Pipeline::kInputs > 2                  ? 2
+                                                                                   : 4;
+
+// A block of it takes 2,048 elements, whatever a thread takes: 2^20 of them are 512 blocks, for each multiprocessor
+// some.
+template <class Pipeline, class T>
+constexpr int kLinearThreads = kThreads / kLinearOctets<Pipeline, T>;
+
+// Blocks a multiprocessor, at least, which caps the registers: 72 a thread that takes several octets, so that its loads
+// are under way before the masks are made (56 KiB a multiprocessor; with 64 nvcc puts them behind), 48 one of one octet
+// and 80 where that is 64 bytes of an operand (128 with more than three operands). Where every access has an address of
+// its own 64 (80 in float64 or with three operands, 128 with more). None of them spills (tests/test_machine_code.py).
+template <class Pipeline, class T>
+constexpr int kLinearBlocks = kLinearOctets<Pipeline, T> > 1               ? 7 * kLinearOctets<Pipeline, T> / 2
+                              : sizeof(T) != 8                             ? 5
+                              : Pipeline::kInputs + Pipeline::kOutputs > 3 ? 2
+                                                                           : 3;
 template <class T, int kOperands>
 constexpr int kStridedBlocks = kOperands > 3                     ? 2
                                : sizeof(T) == 8 || kOperands > 2 ? 3
@@ -52,11 +66,12 @@ constexpr int64_t kSumBlocks = 1024;
 
 // Starts at least one block; 2^31 - 1 of them take 4 * 10^12 elements.
 template <class Args>
-cudaError_t launch(void (*kernel)(Args), const Args& args, int64_t threads, cudaStream_t stream) {
-  const int64_t blocks = (threads + kThreads - 1) / kThreads;
+cudaError_t launch(void (*kernel)(Args), const Args& args, int64_t threads, cudaStream_t stream,
+                   int threads_of_block = kThreads) {
+  const int64_t blocks = (threads + threads_of_block - 1) / threads_of_block;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks < 1 ? 1 : blocks));
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(static_cast<unsigned>(threads_of_block));
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, args);
 }

@@ -15,20 +15,40 @@ struct Common {
   int64_t* state_out;
   ProbabilitySource p;
   Gain gain;
+  bool by_value;  // p and the state, and nobody waits for a copy: a test instead of four
 
   static Common of(const ElementwiseArgs& args) {
-    return {Pipeline(args.p.value, args.gain), args.state, args.state_out, args.p, args.gain};
+    const bool by_value = !args.state.seed_ptr && !args.state.offset_ptr && !args.state_out && !args.p.p_ptr;
+    return {Pipeline(args.p.value, args.gain), args.state, args.state_out, args.p, args.gain, by_value};
   }
   __device__ __forceinline__ Pipeline load_pipeline() const {
     return p.p_ptr == nullptr ? pipeline : Pipeline(p.load(), gain);
   }
   __device__ __forceinline__ Mask load_mask() const { return Mask(load_state(state, state_out), p.load()); }
+
+  struct Both {
+    Pipeline pipeline;
+    Mask mask;
+  };
+  __device__ __forceinline__ Both load() const {
+    if (by_value) return {pipeline, Mask({state.seed, state.offset}, p.value)};
+    return {load_pipeline(), load_mask()};
+  }
 };
 
 template <class Pipeline, class T>
 struct Operands {
   T* y[Pipeline::kOutputs];
   const T* x[Pipeline::kInputs + 1];
+};
+
+// Of a kernel whose operands and mask are a single row.
+template <class Pipeline, class T>
+struct LinearArgs {
+  Common<Pipeline> common;
+  Operands<Pipeline, T> operands;
+  int64_t numel;
+  uint64_t mask_base;
 };
 
 template <int N, class Pipeline, class T>

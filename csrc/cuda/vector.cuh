@@ -94,8 +94,14 @@ template <>
 struct Convert<BFloat16> {
   template <int N>
   static __device__ __forceinline__ void up(const Packed<BFloat16, N>& from, float (&to)[N]) {
+    // Two of a word: the upper one needs a mask, where nvcc takes it out to shift it back.
 #pragma unroll
-    for (int i = 0; i < N; ++i) to[i] = to_compute(from.element[i]);
+    for (int i = 0; i + 1 < N; i += 2) {
+      const auto both = bit_cast<uint32_t>(Packed<BFloat16, 2>{from.element[i], from.element[i + 1]});
+      to[i] = bit_cast<float>(both << 16);
+      to[i + 1] = bit_cast<float>(both & 0xffff0000u);
+    }
+    if (N % 2) to[N - 1] = to_compute(from.element[N - 1]);
   }
   template <int N>
   static __device__ __forceinline__ void down(const float (&from)[N], Packed<BFloat16, N>& to) {
