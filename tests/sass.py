@@ -3,7 +3,8 @@
 The main path of a kernel is that of a thread whose every access is of the widest kind: from the start through all of
 these loads and stores to the end, by the fewest instructions in between. So it is one where p and the state are given
 by value, the mask is aligned to the octet (one Philox block), no half word ties with the threshold, and the tile is
-whole. An instruction whose predicate is false counts, since it is issued all the same; so do those that only wait.
+whole. An instruction whose predicate is false counts, since it is issued all the same; a NOP, of which some versions of
+the compiler leave more than others, does not.
 """
 
 import heapq
@@ -64,7 +65,8 @@ class Code:
         while more := self.shortest(path[-1], left):  # the rest are copies for threads of a warp that have parted
             path += more
             left -= set(more)
-        return [self.instructions[k] for k in path + self.shortest(path[-1], self._all("EXIT"))]
+        path += self.shortest(path[-1], self._all("EXIT"))
+        return [self.instructions[k] for k in path if self.instructions[k].opcode != "NOP"]
 
 
 def products_of_philox(path: Iterable[Instruction]) -> int:
