@@ -72,7 +72,7 @@ lint: setup
 # In a copy of the files, so that the two builds stay out of each other's way.
 cuda-check:
 	$(call environment,$(CUDA_VENV),$(CUDA_TORCH),build test)
-	@mkdir -p $(CUDA_VENV)/src && cd $(CUDA_VENV)/src && rm -rf csrc fused_dropout tests bench examples proof tools
+	@mkdir -p $(CUDA_VENV)/src && find $(CUDA_VENV)/src -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
 	@git ls-files -z -co --exclude-standard | xargs -0 cp -dp --parents -t $(CUDA_VENV)/src
 	cd $(CUDA_VENV)/src && env -u NO_CUDA FORCE_CUDA=1 ../bin/python setup.py -q build_ext --inplace > ../build.log 2>&1 \
 	  || { cat ../build.log; exit 1; }
