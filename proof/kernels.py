@@ -95,8 +95,11 @@ FAULTS: dict[str, tuple[host.Fault, str, Callable[[], Iterable[Call | Large]]]] 
          "blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp) * static_cast<uint32_t>(kTile)"),
         "library", of_large_dropout),
     "a 32-bit mask index": (
-        ("cuda/octet.cuh", "mask.keep_group(mask_index / kGroup + group)",
-         "mask.keep_group(static_cast<uint32_t>(mask_index) / kGroup + group)"), "library", of_large_dropout),
+        (KERNELS, "const uint64_t first = a.mask_base + static_cast<uint64_t>(tile);",
+         "const uint64_t first = static_cast<uint32_t>(a.mask_base + static_cast<uint64_t>(tile));"),
+        "library", of_large_dropout),
+    "a carry that is not looked for": (
+        (KERNELS, "static_cast<uint32_t>(first / kGroup) <= 0u - kOctets * kWarp", "true"), "library", of_dropout),
     "a tail that is off by one": ((KERNELS, "if (at >= a.numel) continue;", "if (at > a.numel) continue;"),
                                   "library", of_dropout),
     "a missing scale": (("core/pipelines.h", "return select(keep, x * V(gain), V(C(0)));",

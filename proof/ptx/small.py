@@ -42,7 +42,7 @@ NONLINEAR = {
 SUMMED = {"dropout": "x", "relu_dropout_backward": "xx",
           **{f"bias_{name}_dropout_backward": "xxb" for name in ACTIVATIONS}}  # fmt: skip
 LENGTHS = (1, 7, 8, 9, 255, 256, 257, 2047, 2048, 2049, 5000)
-BASES = (3, 2**32 - 5, 2**35 - 13, 2**40 + 1, -100)
+BASES = (3, 8, 2**32 - 5, 2**35 - 13, 2**35 - 80, 2**40 + 1, -100)  # 2^35 - 80: group numbers pass 2^32
 # A noise shape, where strides are those of the mask's own dimensions.
 SHARED = {"channels": ((5, 6, 7, 7), (6, 1, 0, 0)), "time": ((9, 4, 33), (0, 33, 1)), "samples": ((6, 500), (1, 0)),
           "short rows": ((90, 4), (1, 0)), "strided": ((20, 30), (90, 3)), "everything": ((7, 33), (0, 0))}  # fmt: skip
@@ -58,12 +58,12 @@ def off_by_one(t: torch.Tensor) -> torch.Tensor:
 
 
 def of_pipelines(pipelines: dict[str, str], dtypes: Sequence[torch.dtype]) -> Iterator[Call]:
-    """Whole tiles and a tail; pointers that no vector access may use; strides."""
+    """A whole tile, of 1,024 elements at most, and a tail; pointers that no vector access may use; strides."""
     for name, kinds in pipelines.items():
         for dtype in dtypes:
-            dense = inputs(kinds, (3, 300), dtype)
+            dense = inputs(kinds, (3, 360), dtype)
             yield elementwise(name, dense)
-            yield elementwise(name, [off_by_one(t) for t in dense], mask_base=5, skew=1)
+            yield elementwise(name, [off_by_one(t) for t in dense], mask_base=8, skew=1)
             yield elementwise(name, [t.t() if t.dim() == 2 else normal([3], dtype) for t in dense])
 
 
@@ -72,7 +72,7 @@ def of_masks(dtypes: Sequence[torch.dtype]) -> Iterator[Call]:
         for length in LENGTHS:
             yield elementwise("dropout", [normal([length], dtype)])
         for base in BASES:
-            yield elementwise("dropout", [normal([300], dtype)], mask_base=base)
+            yield elementwise("dropout", [normal([1100], dtype)], mask_base=base)
             yield elementwise("gaussian_dropout", [normal([50], dtype)], mask_base=base)
         for shape, strides in SHARED.values():
             for pipeline in ("dropout", "gaussian_dropout"):
