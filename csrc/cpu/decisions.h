@@ -27,7 +27,7 @@ class KeepDecisions {
 
   template <class V>
   static FD_HOST_DEVICE auto lanes(const Batch& keep, int lane) {
-    return V::keep(keep >> lane);
+    return V::keep_at(keep, lane);
   }
   static FD_HOST_DEVICE bool drops_all(const Batch& keep) { return keep == 0; }
 
@@ -221,7 +221,7 @@ class NoDecisions {
  public:
   struct Batch {};
   struct Maker {
-    static constexpr int kMade = Isa::kWords * kBatch;
+    static constexpr int kLinearWords = Isa::kWords, kMade = Isa::kWords * kBatch;
     FD_HOST_DEVICE void make(uint64_t, uint64_t, Batch (&)[Isa::kWords]) const {}
   };
   static constexpr int64_t kAcross = kTileAcross, kRemembered = 0;

@@ -28,6 +28,8 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
   using typename Base::Decisions;
   using typename Base::Pointers;
   using Maker = typename Decisions::Maker;
+  // A long pipeline is bound by itself, and its batch is a call.
+  static constexpr int kLinearWords = Pipeline::kLong ? Isa::kWords : Maker::kLinearWords;
 
  public:
   explicit ElementwiseLoops(const ElementwiseArgs& args) : Base(args) {
@@ -94,7 +96,7 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
       const Batch decided = decisions_.whole(mask_index, 0);
       const bool unread = Decisions::drops_all(decided) && !Pipeline::kReadsDropped;
       done = unread ? equal_batches<false>(decided, at, n) : equal_batches<true>(decided, at, n);
-    } else if (linear_ && n >= Maker::kMade && same_high_half(mask_index / kGroup, n)) {
+    } else if (linear_ && n >= kLinearWords * kBatch && same_high_half(mask_index / kGroup, n)) {
       const int64_t skip = static_cast<int64_t>(-mask_index % kGroup);
       if (skip != 0) {
         Batch decided{};
@@ -127,13 +129,14 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
   int64_t linear_batches(const Pointers& at, uint64_t mask_index, int64_t n) const {
     const Maker maker = decisions_.maker;  // copies, which stores to y cannot change, so that they stay in registers
     const Pipeline pipeline = pipeline_;
+    const Pointers from = at;
     const uint64_t group = mask_index / kGroup, high = group >> 32;
     int64_t i = 0;
-    for (; i + Maker::kMade <= n; i += Maker::kMade) {
-      Batch made[Isa::kWords];
+    for (; i + kLinearWords * kBatch <= n; i += kLinearWords * kBatch) {
+      Batch made[kLinearWords];
       maker.make(group + static_cast<uint64_t>(i) / kGroup, high, made);
 #pragma GCC unroll 4
-      for (int w = 0; w < Isa::kWords; ++w) batch(pipeline, made[w], at, i + w * kBatch);
+      for (int w = 0; w < kLinearWords; ++w) batch(pipeline, made[w], from, i + w * kBatch);
     }
     return i;
   }

@@ -1,8 +1,9 @@
 // What decides about the elements, made for many consecutive mask indices at once: keep bits, or normal numbers.
 //
-// A maker is cheap to copy, and `make` gives Isa::kWords batches of 64 decisions, as many as fill the processor's
-// pipelines. `high` is group >> 32, the same for all of them: as an argument of its own, what follows from it alone (a
-// tenth of the generator) is computed once, outside of the caller's loop.
+// A maker is cheap to copy, and `make` gives several batches of 64 decisions: Isa::kWords of them where a few are
+// wanted, kLinearWords in a long loop, as many as fill the processor's pipelines. `high` is group >> 32, the same for
+// all of them: as an argument of its own, what follows from it alone (a tenth of the generator) is computed once,
+// outside of the caller's loop.
 #pragma once
 
 #include "../core/bits.h"
@@ -22,18 +23,19 @@ template <class Isa>
 class KeepMaker {
  public:
   using Batch = uint64_t;
+  static constexpr int kLinearWords = Isa::kLinearWords;
   static constexpr int kMade = Isa::kWords * kBatch;  // elements
 
   FD_HOST_DEVICE explicit KeepMaker(const ElementwiseArgs& args) : KeepMaker(Mask(args.state.load(), args.p.load())) {}
   FD_HOST_DEVICE explicit KeepMaker(const Mask& mask) : mask_(mask), keys_(mask.seed) {}
 
-  FD_HOST_DEVICE void make(uint64_t group, uint64_t high, Batch (&keep)[Isa::kWords]) const {
-    const auto halves = Isa::halves(mask_, keys_, group, high);
-    Isa::at_least(halves, mask_.high_threshold(), keep);
-    if (__builtin_expect(Isa::any_equal(halves, mask_.high_threshold()) && mask_.low_threshold() != 0, 0)) {
-      resolve(group, keep);
-    }
-    if (__builtin_expect(mask_.p.keeps_none(), 0)) std::memset(keep, 0, sizeof(keep));
+  template <int N>
+  FD_HOST_DEVICE void make(uint64_t group, uint64_t high, Batch (&keep)[N]) const {
+    const auto halves = Isa::template halves<N>(mask_, keys_, group, high);
+    Words<N> words = Isa::at_least(halves, mask_.high_threshold());
+    const bool ties = Isa::any_equal(halves, mask_.high_threshold()) && mask_.low_threshold() != 0;
+    if (__builtin_expect(ties || mask_.p.keeps_none(), 0)) words = resolve(group, words);
+    for (int w = 0; w < N; ++w) keep[w] = words.word[w];
   }
 
   // Where the high half changes on the way.
@@ -46,15 +48,19 @@ class KeepMaker {
   FD_HOST_DEVICE bool one(uint64_t mask_index) const { return mask_.keep(mask_index); }
 
  private:
-  // A word of keep bits in a thousand comes here: once more, for the bits that are equal to the threshold.
-  __attribute__((noinline)) void resolve(uint64_t group, uint64_t* keep) const {
-    uint64_t ties[Isa::kWords];
-    Isa::equal(Isa::halves(mask_, keys_, group, group >> 32), mask_.high_threshold(), ties);
-    for (int octet = 0; octet < kMade / kGroup; ++octet) {
+  // A word of keep bits in a thousand comes here: once more, for the bits that are equal to the threshold. By value, so
+  // that the caller's words stay in registers.
+  template <int N>
+  __attribute__((noinline)) Words<N> resolve(uint64_t group, Words<N> keep) const {
+    if (mask_.p.keeps_none()) return {};
+    const Words<N> ties = Isa::equal(Isa::template halves<N>(mask_, keys_, group, group >> 32), mask_.high_threshold());
+    for (int octet = 0; octet < N * kBatch / kGroup; ++octet) {
       const int word = octet * kGroup / kBatch, at = octet * kGroup % kBatch;
-      put(keep, octet,
-          mask_.resolve(group + static_cast<uint64_t>(octet), keep[word] >> at & 0xff, ties[word] >> at & 0xff));
+      put(keep.word, octet,
+          mask_.resolve(group + static_cast<uint64_t>(octet), keep.word[word] >> at & 0xff,
+                        ties.word[word] >> at & 0xff));
     }
+    return keep;
   }
 
   static void put(uint64_t* keep, int octet, uint32_t bits) {
@@ -72,7 +78,7 @@ template <class Isa>
 class StoredMaker {
  public:
   using Batch = uint64_t;
-  static constexpr int kMade = Isa::kWords * kBatch;
+  static constexpr int kLinearWords = Isa::kWords, kMade = Isa::kWords * kBatch;
 
   FD_HOST_DEVICE explicit StoredMaker(const ElementwiseArgs& args) : words_(args.keep_bits) {}
 
@@ -96,7 +102,7 @@ template <class Isa, class C>
 class NormalMaker {
  public:
   using Batch = NormalBatch<C>;
-  static constexpr int kMade = Isa::kWords * kBatch;
+  static constexpr int kLinearWords = Isa::kWords, kMade = Isa::kWords * kBatch;
 
   FD_HOST_DEVICE explicit NormalMaker(const ElementwiseArgs& args)
       : high_(args.state.load(), args.p.load()), low_(high_), keys_(high_.seed) {
@@ -105,8 +111,8 @@ class NormalMaker {
 
   FD_HOST_DEVICE void make(uint64_t group, uint64_t high, Batch (&batches)[Isa::kWords]) const {
     alignas(64) uint16_t high_half[kMade], low_half[kMade];
-    Isa::store_halves(Isa::halves(high_, keys_, group, high), high_half);
-    Isa::store_halves(Isa::halves(low_, keys_, group, high), low_half);
+    Isa::store_halves(Isa::template halves<Isa::kWords>(high_, keys_, group, high), high_half);
+    Isa::store_halves(Isa::template halves<Isa::kWords>(low_, keys_, group, high), low_half);
     // Written as a loop over scalars that the compiler turns into vectors: gathered, computed, scattered.
     alignas(64) uint32_t word[2][kMade / 2];
     alignas(64) C z[2][kMade / 2];

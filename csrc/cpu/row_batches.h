@@ -126,9 +126,9 @@ class RowBatches {
     if constexpr (Op::kAttends) {
       x[0] = x[0] * V(op.row.constant);
       if (b.row.read[kAttnMask] != nullptr) x[0] = x[0] + V::load(b.row.read[kAttnMask] + b.i + lane);
-      if (b.row.some != nullptr) x[0] = select(V::keep(b.attend >> lane), x[0], V(-static_cast<C>(HUGE_VAL)));
+      if (b.row.some != nullptr) x[0] = select(V::keep_at(b.attend, lane), x[0], V(-static_cast<C>(HUGE_VAL)));
     }
-    op.begin(V::keep(b.keep >> lane), x, kept);
+    op.begin(V::keep_at(b.keep, lane), x, kept);
   }
 
   const RowArgs& args_;

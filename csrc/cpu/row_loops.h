@@ -115,7 +115,7 @@ class RowLoops : RowBatches<Isa, Op, T> {
           op.template term<kRound>(kept[h], read(b, Base::kWeight, at, C(1)), add);
           for (int s = 0; s < kSums; ++s) {
             V& sum = partial.sum[s][at / kLanes];
-            if (__builtin_expect(b.valid != ~uint64_t{0}, 0)) add[s] = select(V::keep(b.valid >> at), add[s], nothing);
+            if (__builtin_expect(b.valid != ~uint64_t{0}, 0)) add[s] = select(V::keep_at(b.valid, at), add[s], nothing);
             sum = kMaximum ? where_less(sum, add[s], add[s], sum) : sum + add[s];
           }
         }
@@ -168,7 +168,7 @@ class RowLoops : RowBatches<Isa, Op, T> {
     if (T* const output = b.row.written[Base::kOutput]) V::store(y[0], y[1], output + b.i + lane);
     T* const second = b.row.written[Base::kSecond];
     if (second == nullptr) return;
-    const auto of = [&](int h) { return op.second(V::keep(b.keep >> (lane + h * kLanes)), y[h]); };
+    const auto of = [&](int h) { return op.second(V::keep_at(b.keep, lane + h * kLanes), y[h]); };
     V::store(of(0), of(1), second + b.i + lane);
   }
 

@@ -1,8 +1,9 @@
 // Vectors of values, in the compilers' own vector extension: one source for every instruction set and for ARM.
 //
 // An instruction set is a struct that gives the width, the generator of random halves and, where the machine has
-// instructions for them, the conversions of float16. Everything is a template over it, so that no two translation units
-// share a function. Included after the target pragma of kernels_*.cpp.
+// instructions for them, the conversions of float16. The generator makes the keep bits of kWords batches side by side
+// where a few are wanted, and of kLinearWords in a long loop. Everything is a template over it, so that no two
+// translation units share a function. Included after the target pragma of kernels_*.cpp.
 #pragma once
 
 #include <type_traits>
@@ -14,6 +15,11 @@
 namespace fused_dropout {
 
 constexpr int kBatch = 64;  // elements: a word of keep bits
+
+template <int N>
+struct Words {
+  uint64_t word[N];
+};
 
 template <class T>
 FD_HOST_DEVICE T load_bytes(const void* from) {
@@ -41,12 +47,12 @@ struct VectorKeep {
   template <class C>
   using Keep = typename VectorOf<Integer<C>, kBytes>::type;
 
-  // The lowest bits, one a lane.
+  // The bits from `lane` on, one a lane.
   template <class C>
-  static FD_HOST_DEVICE Keep<C> keep_of(uint64_t bits) {
+  static FD_HOST_DEVICE Keep<C> keep_at(uint64_t bits, int lane) {
     Keep<C> lane_bit;
     for (size_t i = 0; i < kBytes / sizeof(C); ++i) lane_bit[i] = Integer<C>{1} << i;
-    return ((static_cast<Integer<C>>(bits) - Keep<C>{}) & lane_bit) != 0;
+    return ((static_cast<Integer<C>>(bits >> lane) - Keep<C>{}) & lane_bit) != 0;
   }
 
   template <class Keep, class Values>
@@ -88,8 +94,8 @@ struct Vec {
 
   FD_HOST_DEVICE friend Vec where_less(Vec a, Vec b, Vec less, Vec other) { return Vec(a.v < b.v ? less.v : other.v); }
 
-  // The lowest kLanes bits, one a lane.
-  FD_HOST_DEVICE static Keep keep(uint64_t bits) { return Isa::template keep_of<C>(bits); }
+  // kLanes bits from `lane` on, one a lane.
+  FD_HOST_DEVICE static Keep keep_at(uint64_t bits, int lane) { return Isa::template keep_at<C>(bits, lane); }
 
   FD_HOST_DEVICE static Vec load(const C* p) { return Vec(load_bytes<Values>(p)); }
   FD_HOST_DEVICE void store(C* p) const { store_bytes(p, v); }

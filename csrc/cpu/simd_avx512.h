@@ -1,6 +1,5 @@
-// AVX-512 (F, BW, DQ, VL): eight Philox lanes of 64 bits in a register, and two registers side by side, 16 groups: one
-// chain of dependent multiplications alone leaves the multipliers idle most of the time. (64 Ki floats in cache on Zen
-// 4: 2.7 billion elements a second with one chain, 4.4 with two, 4.1 with four.)
+// AVX-512 (F, BW, DQ, VL): eight Philox lanes of 64 bits in a register, and several registers side by side: one chain
+// of dependent multiplications alone leaves the multipliers idle most of the time. Keep bits stay in mask registers.
 #pragma once
 
 #include "simd.h"
@@ -10,14 +9,16 @@ namespace fused_dropout {
 struct Avx512 {
   static constexpr int kBytes = 64;
   static constexpr bool kUnrolled = true;  // whether loops of short pipelines are
-  static constexpr int kWords = 2;
+  static constexpr int kWords = 2, kLinearWords = 4;
 
   // Truth values live in mask registers, which is what keep bits are.
   template <class C>
   using Keep = std::conditional_t<sizeof(C) == 4, __mmask16, __mmask8>;
   template <class C>
-  static FD_HOST_DEVICE Keep<C> keep_of(uint64_t bits) {
-    return static_cast<Keep<C>>(bits);
+  static FD_HOST_DEVICE Keep<C> keep_at(uint64_t bits, int lane) {
+    // A shift written as one takes the bits to a general register and back.
+    if (__builtin_constant_p(lane) && lane > 0) bits = __builtin_ia32_kshiftridi(bits, lane);
+    return static_cast<Keep<C>>(__builtin_constant_p(lane) ? bits : bits >> lane);
   }
   static FD_HOST_DEVICE __m512 select(__mmask16 keep, __m512 kept, __m512 dropped) {
     return _mm512_mask_blend_ps(keep, dropped, kept);
@@ -26,19 +27,24 @@ struct Avx512 {
     return _mm512_mask_blend_pd(keep, dropped, kept);
   }
 
+  template <int N>
   struct Lane {
-    __m512i v[2];
+    __m512i v[N];
     friend FD_HOST_DEVICE Lane multiply_low32(Lane a, uint32_t b) {
-      const __m512i factor = _mm512_set1_epi64(b);
-      return {{_mm512_mul_epu32(a.v[0], factor), _mm512_mul_epu32(a.v[1], factor)}};
+#pragma GCC unroll 8
+      for (__m512i& v : a.v) v = _mm512_mul_epu32(v, _mm512_set1_epi64(b));
+      return a;
     }
     friend FD_HOST_DEVICE Lane shift_right_32(Lane a) {
-      return {{_mm512_srli_epi64(a.v[0], 32), _mm512_srli_epi64(a.v[1], 32)}};
+#pragma GCC unroll 8
+      for (__m512i& v : a.v) v = _mm512_srli_epi64(v, 32);
+      return a;
     }
-    // The key, which comes last, is the same for both.
+    // The key, which comes last, is the same for all.
     friend FD_HOST_DEVICE Lane xor3(Lane a, Lane b, __m512i key) {
-      return {
-          {_mm512_ternarylogic_epi64(a.v[0], b.v[0], key, 0x96), _mm512_ternarylogic_epi64(a.v[1], b.v[1], key, 0x96)}};
+#pragma GCC unroll 8
+      for (int i = 0; i < N; ++i) a.v[i] = _mm512_ternarylogic_epi64(a.v[i], b.v[i], key, 0x96);
+      return a;
     }
   };
 
@@ -49,25 +55,33 @@ struct Avx512 {
     }
   };
 
-  static FD_HOST_DEVICE Lane everywhere(uint64_t x) {
-    const __m512i v = _mm512_set1_epi64(static_cast<int64_t>(x));
-    return {{v, v}};
+  template <int N>
+  static FD_HOST_DEVICE Lane<N> everywhere(uint64_t x) {
+    Lane<N> lane;
+#pragma GCC unroll 8
+    for (__m512i& v : lane.v) v = _mm512_set1_epi64(static_cast<int64_t>(x));
+    return lane;
   }
 
-  // High halves of the words of 128 consecutive mask indices, 32 a register.
+  // High halves of the words of 64 N consecutive mask indices, 32 a register.
+  template <int N>
   struct Halves {
-    __m512i low[kWords], high[kWords];
+    __m512i low[N], high[N];
   };
 
-  static FD_HOST_DEVICE Halves halves(const Mask& mask, const PhiloxKeyTable& keys, uint64_t group, uint64_t high) {
-    // Groups 0 to 3 in the even lanes and 4 to 7 in the odd ones: unpacking then leaves each four in their order.
-    const __m512i from = _mm512_set1_epi64(static_cast<int64_t>(group));
-    const Lane groups{{_mm512_add_epi64(from, _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0)),
-                       _mm512_add_epi64(from, _mm512_set_epi64(15, 11, 14, 10, 13, 9, 12, 8))}};
-    const PhiloxBlock<Lane> b = philox4x32_10(
-        PhiloxBlock<Lane>{{everywhere(mask.step), everywhere(mask.step >> 32), groups, everywhere(high)}}, Key{keys});
-    Halves h;
-    for (int w = 0; w < kWords; ++w) {
+  template <int N>
+  static FD_HOST_DEVICE Halves<N> halves(const Mask& mask, const PhiloxKeyTable& keys, uint64_t group, uint64_t high) {
+    PhiloxBlock<Lane<N>> b{{everywhere<N>(mask.step), everywhere<N>(mask.step >> 32), {}, everywhere<N>(high)}};
+#pragma GCC unroll 8
+    for (int w = 0; w < N; ++w) {
+      // Groups 0 to 3 in the even lanes and 4 to 7 in the odd ones: unpacking then leaves each four in their order.
+      const __m512i from = _mm512_set1_epi64(static_cast<int64_t>(group) + w * (kBatch / kGroup));
+      b.word[2].v[w] = _mm512_add_epi64(from, _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0));
+    }
+    b = philox4x32_10(b, Key{keys});
+    Halves<N> h;
+#pragma GCC unroll 8
+    for (int w = 0; w < N; ++w) {
       // Words 0 and 1 of a group are its elements 0 to 3, words 2 and 3 its elements 4 to 7.
       const __m512i first = _mm512_mask_shuffle_epi32(b.word[0].v[w], 0xaaaa, b.word[1].v[w], _MM_PERM_CCAA);
       const __m512i last = _mm512_mask_shuffle_epi32(b.word[2].v[w], 0xaaaa, b.word[3].v[w], _MM_PERM_CCAA);
@@ -77,8 +91,10 @@ struct Avx512 {
     return h;
   }
 
-  static FD_HOST_DEVICE void store_halves(const Halves& h, uint16_t* p) {
-    for (int w = 0; w < kWords; ++w) {
+  template <int N>
+  static FD_HOST_DEVICE void store_halves(const Halves<N>& h, uint16_t* p) {
+#pragma GCC unroll 8
+    for (int w = 0; w < N; ++w) {
       _mm512_storeu_si512(p + kBatch * w, h.low[w]);
       _mm512_storeu_si512(p + kBatch * w + kBatch / 2, h.high[w]);
     }
@@ -86,25 +102,36 @@ struct Avx512 {
 
   static FD_HOST_DEVICE __m512i everywhere16(uint32_t x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
 
-  static FD_HOST_DEVICE void at_least(const Halves& h, uint32_t threshold, uint64_t (&keep)[kWords]) {
+  template <int N>
+  static FD_HOST_DEVICE Words<N> at_least(const Halves<N>& h, uint32_t threshold) {
     const __m512i t = everywhere16(threshold);
-    for (int w = 0; w < kWords; ++w) {
-      keep[w] =
-          static_cast<uint64_t>(_mm512_cmpge_epu16_mask(h.high[w], t)) << 32 | _mm512_cmpge_epu16_mask(h.low[w], t);
+    Words<N> keep;
+#pragma GCC unroll 8
+    for (int w = 0; w < N; ++w) {
+      keep.word[w] = _mm512_kunpackd(_mm512_cmpge_epu16_mask(h.high[w], t), _mm512_cmpge_epu16_mask(h.low[w], t));
     }
+    return keep;
   }
-  static FD_HOST_DEVICE void equal(const Halves& h, uint32_t threshold, uint64_t (&ties)[kWords]) {
+  template <int N>
+  static FD_HOST_DEVICE Words<N> equal(const Halves<N>& h, uint32_t threshold) {
     const __m512i t = everywhere16(threshold);
-    for (int w = 0; w < kWords; ++w) {
-      ties[w] =
-          static_cast<uint64_t>(_mm512_cmpeq_epi16_mask(h.high[w], t)) << 32 | _mm512_cmpeq_epi16_mask(h.low[w], t);
+    Words<N> ties;
+#pragma GCC unroll 8
+    for (int w = 0; w < N; ++w) {
+      ties.word[w] = _mm512_kunpackd(_mm512_cmpeq_epi16_mask(h.high[w], t), _mm512_cmpeq_epi16_mask(h.low[w], t));
     }
+    return ties;
   }
-  static FD_HOST_DEVICE bool any_equal(const Halves& h, uint32_t threshold) {
+  template <int N>
+  static FD_HOST_DEVICE bool any_equal(const Halves<N>& h, uint32_t threshold) {
     const __m512i t = everywhere16(threshold);
-    const __mmask32 first = _kor_mask32(_mm512_cmpeq_epi16_mask(h.low[0], t), _mm512_cmpeq_epi16_mask(h.high[0], t));
-    const __mmask32 last = _kor_mask32(_mm512_cmpeq_epi16_mask(h.low[1], t), _mm512_cmpeq_epi16_mask(h.high[1], t));
-    return !_kortestz_mask32_u8(first, last);
+    __mmask32 any = _mm512_cmpeq_epi16_mask(h.low[0], t);
+#pragma GCC unroll 8
+    for (int w = 0; w < N; ++w) {
+      if (w > 0) any = _kor_mask32(any, _mm512_cmpeq_epi16_mask(h.low[w], t));
+      any = _kor_mask32(any, _mm512_cmpeq_epi16_mask(h.high[w], t));
+    }
+    return !_kortestz_mask32_u8(any, any);
   }
 
   template <class Values>

@@ -8,38 +8,49 @@ namespace fused_dropout {
 struct Portable : VectorKeep<16> {
   static constexpr int kBytes = 16;
   static constexpr bool kUnrolled = false;  // whether loops of short pipelines are
-  static constexpr int kWords = 1;
+  static constexpr int kWords = 1, kLinearWords = 1;
 
-  // High halves of the words of 64 consecutive mask indices. Out of line: it is long, and a call is nothing beside it.
+  // High halves of the words of 64 N consecutive mask indices. Out of line: it is long, and a call is nothing beside
+  // it.
+  template <int N>
   struct Halves {
-    uint16_t half[kBatch];
+    uint16_t half[N * kBatch];
   };
-  static __attribute__((noinline)) Halves halves(const Mask& mask, const PhiloxKeyTable&, uint64_t group, uint64_t) {
-    Halves h;
-    for (int g = 0; g < kBatch / kGroup; ++g) {
+  template <int N>
+  static __attribute__((noinline)) Halves<N> halves(const Mask& mask, const PhiloxKeyTable&, uint64_t group, uint64_t) {
+    Halves<N> h;
+    for (int g = 0; g < N * kBatch / kGroup; ++g) {
       const PhiloxBlock<uint64_t> b = mask_block(mask.seed, mask.step, group + static_cast<uint64_t>(g));
       for (int lane = 0; lane < kGroup; ++lane) h.half[kGroup * g + lane] = static_cast<uint16_t>(half(b, lane));
     }
     return h;
   }
 
-  static FD_HOST_DEVICE void store_halves(const Halves& h, uint16_t* p) { std::memcpy(p, h.half, sizeof(h.half)); }
+  template <int N>
+  static FD_HOST_DEVICE void store_halves(const Halves<N>& h, uint16_t* p) {
+    std::memcpy(p, h.half, sizeof(h.half));
+  }
 
-  template <class Compare>
-  static FD_HOST_DEVICE uint64_t bits(const Halves& h, const Compare& compare) {
-    uint64_t bits = 0;
-    for (int i = 0; i < kBatch; ++i) bits |= static_cast<uint64_t>(compare(h.half[i])) << i;
-    return bits;
+  template <int N, class Compare>
+  static FD_HOST_DEVICE Words<N> bits(const Halves<N>& h, const Compare& compare) {
+    Words<N> words{};
+    for (int i = 0; i < N * kBatch; ++i) {
+      words.word[i / kBatch] |= static_cast<uint64_t>(compare(h.half[i])) << i % kBatch;
+    }
+    return words;
   }
-  static FD_HOST_DEVICE void at_least(const Halves& h, uint32_t threshold, uint64_t (&keep)[kWords]) {
-    keep[0] = bits(h, [=](uint32_t half) { return half >= threshold; });
+  template <int N>
+  static FD_HOST_DEVICE Words<N> at_least(const Halves<N>& h, uint32_t threshold) {
+    return bits(h, [=](uint32_t half) { return half >= threshold; });
   }
-  static FD_HOST_DEVICE void equal(const Halves& h, uint32_t threshold, uint64_t (&ties)[kWords]) {
-    ties[0] = bits(h, [=](uint32_t half) { return half == threshold; });
+  template <int N>
+  static FD_HOST_DEVICE Words<N> equal(const Halves<N>& h, uint32_t threshold) {
+    return bits(h, [=](uint32_t half) { return half == threshold; });
   }
-  static FD_HOST_DEVICE bool any_equal(const Halves& h, uint32_t threshold) {
+  template <int N>
+  static FD_HOST_DEVICE bool any_equal(const Halves<N>& h, uint32_t threshold) {
     bool any = false;
-    for (int i = 0; i < kBatch; ++i) any |= h.half[i] == threshold;
+    for (const uint16_t half : h.half) any |= half == threshold;
     return any;
   }
 
