@@ -106,12 +106,12 @@ MISTAKES = (
     Mistake(
         "csrc/in_place.cpp", "void written() { self_.copy_(resolved_); }", "void written() {}", "test_tensor_kinds.py"
     ),
-    Mistake("csrc/generator_mark.cpp", "kNumbersOfState = 4", "kNumbersOfState = 2", "test_errors_everywhere.py"),
+    Mistake("csrc/generator_mark.cpp", "kNumbersOfState = 4", "kNumbersOfState = 2", "test_errors.py"),
     Mistake(
         "csrc/meta.cpp",
         "at::empty_symint({all[0].sym_size(-1)}",
         "at::empty_symint({all[0].sym_size(0)}",
-        "test_bias_gradients.py",
+        "test_pytorch.py",
     ),
     Mistake(
         "csrc/border.cpp", "t.stride(d - missing) * (complex_ ? 2 : 1)", "t.stride(d - missing)", "test_tensor_kinds.py"

@@ -482,3 +482,23 @@ def test_draw_arguments():
     assert a[1] % 4 == 0
     assert torch.equal(a, draw("cpu", torch.Generator().manual_seed(3)))
     assert not torch.equal(a, draw(generator=generator))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: fused_dropout.dropout(x, 0.5),
+        lambda x: fused_dropout.softmax_dropout(x, 0.5),
+        lambda x: fused_dropout.dropout_add_layer_norm(x, x, None, None, 0.5),
+        lambda x: fused_dropout.dropout_add_rms_norm(x, x, None, 0.5),
+        lambda x: fused_dropout.drop_block2d(x[None, None], 0.5, 3),
+    ],
+    ids=["dropout", "softmax_dropout", "dropout_add_layer_norm", "dropout_add_rms_norm", "drop_block2d"],
+)
+def test_an_output_that_memory_cannot_hold_leaves_the_generator_as_it_was(call):
+    """Also where the state is drawn before the output is allocated."""
+    x = torch.zeros(1).expand(1 << 22, 1 << 24)  # 256 TiB, as soon as it is written down
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="memory"):
+        call(x)
+    assert torch.equal(before, torch.get_rng_state())

@@ -7,8 +7,11 @@ import pytest
 from tools import instructions
 
 pytestmark = pytest.mark.skipif(bool(instructions.missing()), reason=instructions.missing() or "it can be counted")
-# The same bits, but contiguous tensors go through the loop of all others.
-SLOWER = ("cpu/elementwise_loops.h", "else if (linear_ && n >=", "else if (false && n >=")
+# The same bits, more slowly: contiguous tensors in the loop of all others; pointers that a store may have changed.
+SLOWER = {
+    "avx2": ("cpu/elementwise_loops.h", "else if (linear_ && n >=", "else if (false && n >="),
+    "avx512": ("cpu/elementwise_loops.h", "const Pointers from = at;", "const Pointers& from = at;"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,8 @@ def test_no_loop_takes_more_instructions_than_are_stored(path, stored):
         assert change > -instructions.TOLERANCE, f"{name}: fewer than stored: python -m tools.instructions --write"
 
 
-def test_a_slower_loop_of_the_same_values_is_noticed(tmp_path, stored):
-    program = instructions.build("avx2", tmp_path, SLOWER)
-    number = instructions.an_element(program, "avx2", "dropout", "float32")
-    assert number / stored["avx2 dropout float32"] - 1 > instructions.TOLERANCE, number
+@pytest.mark.parametrize("path", SLOWER)
+def test_a_slower_loop_of_the_same_values_is_noticed(path, tmp_path, stored):
+    program = instructions.build(path, tmp_path, SLOWER[path])
+    number = instructions.an_element(program, path, "dropout", "float32")
+    assert number / stored[f"{path} dropout float32"] - 1 > instructions.TOLERANCE, number
