@@ -16,7 +16,7 @@ WITHOUT = {  # what leaves a path out
     "portable": "-DFD_WITHOUT_PORTABLE", "avx2": "-DFD_WITHOUT_AVX2", "avx512": "-DFD_WITHOUT_AVX512",
     "cuda on the host": "-DFD_WITHOUT_CUDA",
 }  # fmt: skip
-Fault = tuple[str, str, str]  # a file of csrc, what stands in it, and what a mistake would put there
+Fault = tuple[str, str, str]  # a file, what stands in it, and what a mistake would put there
 # Enough for every loop and kernel.
 CUT = {
     "KernelTable": "Join<Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>, "
@@ -45,11 +45,16 @@ def copy_sources(folder: Path, fault: Fault | None = None, cut: Mapping[str, str
             raise ValueError(f"expected one {name} in {table}, but found {count}")
     table.write_text(text)
     if fault is not None:
-        file, right, wrong = fault
-        source = folder / file
-        if right not in source.read_text():
-            raise ValueError(f"expected {right!r} in {file}, to be changed into a fault")
-        source.write_text(source.read_text().replace(right, wrong))
+        plant(folder, fault)
+
+
+def plant(folder: Path, fault: Fault) -> None:
+    """Changes a file of `folder`."""
+    file, right, wrong = fault
+    text = (folder / file).read_text()
+    if right not in text:
+        raise ValueError(f"expected {right!r} in {file}, to be changed into a fault")
+    (folder / file).write_text(text.replace(right, wrong))
 
 
 def compile_host(folder: Path, output: Path, compiler: str = "c++", options: Sequence[str] = ()) -> None:

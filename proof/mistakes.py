@@ -139,13 +139,9 @@ def caught(mistake: Mistake | None, tests: str) -> str:
             shutil.copytree(host.ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(host.ROOT / "pyproject.toml", copy)
         if mistake is not None:
-            file = copy / mistake.file
-            text = file.read_text()
-            if mistake.right not in text:
-                raise ValueError(f"expected {mistake.right!r} in {mistake.file}, to be changed into a mistake")
-            file.write_text(text.replace(mistake.right, mistake.wrong))
-            if file.suffix == ".cpp":
-                source = Path(mistake.file)
+            host.plant(copy, (mistake.file, mistake.right, mistake.wrong))
+            source = Path(mistake.file)
+            if source.suffix == ".cpp":
                 extension.link(copy, {source: extension.compile_again(source, copy)})
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{tests}"]
         environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,4 +1,4 @@
-// AVX2 with F16C: four Philox lanes of 64 bits in a register, and two registers side by side, eight groups: one chain
+// AVX2 with F16C: four Philox lanes of 64 bits in a register, and several registers side by side: one chain
 // of dependent multiplications alone would leave the multipliers idle most of the time.
 #pragma once
 
