@@ -65,30 +65,35 @@ class KeepDecisions {
     to |= (from >> from_at & ~uint64_t{0} >> (kBatch - count)) << to_at;
   }
 
-  // The decisions about up to kTileAlong elements, from any mask index on.
-  FD_HOST_DEVICE void put_along(Batch* const (&keep)[2], uint64_t mask_index, int64_t) {
-    static_assert(kTileAlong + kGroup <= 2 * kBatch, "wherever in a group they begin");
-    const uint64_t skip = mask_index % kGroup;
-    uint64_t made[2];
-    for (int w = 0; w < 2; w += Maker::kMade / kBatch) {
-      uint64_t some[Maker::kMade / kBatch];
-      make_any((mask_index + static_cast<uint64_t>(w) * kBatch) / kGroup, some);  // the index wraps, not the group
-      std::memcpy(made + w, some, sizeof(some));
+  // A row of squares: the decisions about up to kTileAlong elements, from any mask index on.
+  FD_HOST_DEVICE void put_along(Batch (&squares)[kSquares][kBatch], int64_t row, uint64_t mask_index, int64_t count) {
+    static_assert(kTileAlong + kGroup <= kSquares * kBatch, "wherever in a group they begin");
+    constexpr int kMany = Maker::kLinearWords >= 4 ? 4 : Maker::kLinearWords >= 2 ? 2 : 1;
+    const int skip = static_cast<int>(mask_index % kGroup);
+    uint64_t made[kSquares + 1] = {};
+    if (skip + count > Maker::kMade) {
+      make_along<kMany>(mask_index, skip + count, made);
+    } else {
+      make_along<Maker::kMade / kBatch>(mask_index, skip + count, made);
     }
-    *keep[0] = skip == 0 ? made[0] : made[0] >> skip | made[1] << (kBatch - skip);
-    *keep[1] = made[1] >> skip;
+    for (int w = 0; w * kBatch < count; ++w) {
+      squares[w][row] = made[w] >> skip | made[w + 1] << 1 << (kBatch - 1 - skip);
+    }
   }
 
-  // A 64 by 64 bit matrix (Warren, "Hacker's Delight", section 7-3): bit j of word i becomes bit i of word j.
+  // A 64 by 64 bit matrix: bit j of word i becomes bit i of word j (Warren, "Hacker's Delight", section 7-3), in six
+  // steps of any order. Each exchanges bits of words whose numbers differ by `size`, vectors of neighbours at a time;
+  // for that, words whose numbers differ by 1, 2 and 4 are put 8, 16 and 32 apart.
   static void transpose(Batch* m) {
-    uint64_t mask = 0x00000000ffffffffu;
-    for (int size = 32; size != 0; size >>= 1, mask ^= mask << size) {
-      for (int i = 0; i < kBatch; i = (i + size + 1) & ~size) {
-        const uint64_t swapped = ((m[i] >> size) ^ m[i + size]) & mask;
-        m[i] ^= swapped << size;
-        m[i + size] ^= swapped;
-      }
-    }
+    Batch spread[kBatch];
+    spread_words(m, spread);
+    exchange<4, 32>(spread, 0x0f0f0f0f0f0f0f0fu);
+    exchange<2, 16>(spread, 0x3333333333333333u);
+    exchange<1, 8>(spread, 0x5555555555555555u);
+    spread_words(spread, m);
+    exchange<32, 32>(m, 0x00000000ffffffffu);
+    exchange<16, 16>(m, 0x0000ffff0000ffffu);
+    exchange<8, 8>(m, 0x00ff00ff00ff00ffu);
   }
 
  private:
@@ -98,11 +103,41 @@ class KeepDecisions {
     return bits_at(bits_, static_cast<int64_t>(mask_index - from_));
   }
 
-  FD_HOST_DEVICE void make_any(uint64_t group, uint64_t (&keep)[Maker::kMade / kBatch]) const {
-    if (__builtin_expect(same_high_half(group, Maker::kMade), 1)) {
+  template <int N>
+  FD_HOST_DEVICE void make_any(uint64_t group, uint64_t (&keep)[N]) const {
+    if (__builtin_expect(same_high_half(group, N * kBatch), 1)) {
       maker.make(group, group >> 32, keep);
     } else {
       maker.make_one_by_one(group, keep);
+    }
+  }
+
+  // At least `count` bits, from the group of a mask index on, N words at a time.
+  template <int N>
+  FD_HOST_DEVICE void make_along(uint64_t mask_index, int64_t count, uint64_t* made) const {
+    static_assert(kSquares % N == 0, "no word behind the last one");
+    for (int w = 0; w * kBatch < count; w += N) {
+      uint64_t keep[N];
+      make_any((mask_index + static_cast<uint64_t>(w) * kBatch) / kGroup, keep);  // the index wraps, not the group
+      std::memcpy(made + w, keep, sizeof(keep));
+    }
+  }
+
+  static void spread_words(const Batch* from, Batch* to) {
+    for (int i = 0; i < 8; ++i) {
+      for (int j = 0; j < 8; ++j) to[8 * i + j] = from[8 * j + i];
+    }
+  }
+
+  // The upper bits of each word, in blocks of `kBits`, for the lower ones of the word that is `kApart` behind it.
+  template <int kBits, int kApart>
+  static void exchange(Batch* m, uint64_t lower) {
+    for (int block = 0; block < kBatch; block += 2 * kApart) {
+      for (int i = block; i < block + kApart; ++i) {
+        const uint64_t changed = ((m[i] >> kBits) ^ m[i + kApart]) & lower;
+        m[i] ^= changed << kBits;
+        m[i + kApart] ^= changed;
+      }
     }
   }
 
@@ -182,9 +217,9 @@ class NormalDecisions {
     std::copy_n(from.z + from_at, count, to.z + to_at);
   }
 
-  void put_along(Batch* const (&batches)[2], uint64_t mask_index, int64_t count) {
+  void put_along(Batch (&squares)[kSquares][kBatch], int64_t row, uint64_t mask_index, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
-      batches[i / kBatch]->z[i % kBatch] = remembered(mask_index + static_cast<uint64_t>(i));
+      squares[i / kBatch][row].z[i % kBatch] = remembered(mask_index + static_cast<uint64_t>(i));
     }
   }
 
@@ -239,7 +274,7 @@ class NoDecisions {
   FD_HOST_DEVICE Batch whole(uint64_t, uint64_t) { return {}; }
   FD_HOST_DEVICE Batch repeated(uint64_t, int) { return {}; }
   static FD_HOST_DEVICE void copy(const Batch&, int, Batch&, int, int) {}
-  FD_HOST_DEVICE void put_along(Batch* const (&)[2], uint64_t, int64_t) {}
+  FD_HOST_DEVICE void put_along(Batch (&)[kSquares][kBatch], int64_t, uint64_t, int64_t) {}
   static void transpose(Batch*) {}
 };
 

@@ -13,7 +13,8 @@ constexpr int64_t kStretch = 4096;  // elements of a run that make a work item: 
 constexpr int64_t kRememberedRow = int64_t{1} << 17;
 constexpr int64_t kTileAcross =
     512;  // elements of a tile along memory: runs of 1 KiB and more keep the prefetcher going
-constexpr int64_t kTileAlong = 120;  // and across it: what 128 keep bits give, wherever in a group they begin
+constexpr int64_t kTileAlong = 248;  // and across it: what 256 keep bits give, wherever in a group they begin
+constexpr int kSquares = 4;          // of 64 by 64 decisions, which these 256 are a row of
 
 // The mask runs along dimension 1 while memory runs along dimension 0: channels_last, and transposed tensors.
 FD_HOST_DEVICE bool is_tiled(const Layout& l) { return l.ndim > 1 && l.mask_stride[0] > 1 && l.mask_stride[1] == 1; }

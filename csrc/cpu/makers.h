@@ -39,8 +39,9 @@ class KeepMaker {
   }
 
   // Where the high half changes on the way.
-  __attribute__((noinline)) void make_one_by_one(uint64_t group, Batch (&keep)[Isa::kWords]) const {
-    for (int octet = 0; octet < kMade / kGroup; ++octet) {
+  template <int N>
+  __attribute__((noinline)) void make_one_by_one(uint64_t group, Batch (&keep)[N]) const {
+    for (int octet = 0; octet < N * kBatch / kGroup; ++octet) {
       put(keep, octet, mask_.keep_group(group + static_cast<uint64_t>(octet)));
     }
   }
@@ -82,10 +83,14 @@ class StoredMaker {
 
   FD_HOST_DEVICE explicit StoredMaker(const ElementwiseArgs& args) : words_(args.keep_bits) {}
 
-  FD_HOST_DEVICE void make(uint64_t group, uint64_t, Batch (&keep)[Isa::kWords]) const {
-    for (int w = 0; w < Isa::kWords; ++w) keep[w] = bits_at(words_, static_cast<int64_t>(group * kGroup) + w * kBatch);
+  template <int N>
+  FD_HOST_DEVICE void make(uint64_t group, uint64_t, Batch (&keep)[N]) const {
+    for (int w = 0; w < N; ++w) keep[w] = bits_at(words_, static_cast<int64_t>(group * kGroup) + w * kBatch);
   }
-  FD_HOST_DEVICE void make_one_by_one(uint64_t group, Batch (&keep)[Isa::kWords]) const { make(group, 0, keep); }
+  template <int N>
+  FD_HOST_DEVICE void make_one_by_one(uint64_t group, Batch (&keep)[N]) const {
+    make(group, 0, keep);
+  }
   FD_HOST_DEVICE bool one(uint64_t mask_index) const { return words_[mask_index / kBatch] >> mask_index % kBatch & 1; }
 
  private:

@@ -12,10 +12,14 @@ template <class Isa, class Pipeline, class T>
 class Tiles : protected Batches<Isa, Pipeline, T> {
  protected:
   using Base = Batches<Isa, Pipeline, T>;
+  using Base::advance;
+  using Base::batch;
   using Base::decisions_;
   using Base::layout_;
+  using Base::pipeline_;
   using Base::pointers;
   using Base::take;
+  using Base::unit_;
   using typename Base::Batch;
   using typename Base::Decisions;
   using typename Base::Pointers;
@@ -38,36 +42,41 @@ class Tiles : protected Batches<Isa, Pipeline, T> {
  private:
   // Decisions are made along the one dimension and transposed, 64 by 64, to be used along the other.
   void part_of_tile(Offsets at, int64_t np, int64_t nq) {
-    static_assert(kTileAlong <= 2 * kBatch, "two squares a row");
-    Batch made[Decisions::kAcross / kBatch][2][kBatch];
+    Batch made[Decisions::kAcross / kBatch][kSquares][kBatch];
     for (int64_t p = 0; p < np; p += kBatch) {
-      Batch(&square)[2][kBatch] = made[p / kBatch];
+      Batch(&squares)[kSquares][kBatch] = made[p / kBatch];
       for (int64_t i = 0; i < kBatch; ++i) {
         const uint64_t index = at.mask_index + static_cast<uint64_t>(p + i) * layout_.mask_stride[0];
         if (p + i < np) {
-          decisions_.put_along({&square[0][i], &square[1][i]}, index, nq);
+          decisions_.put_along(squares, i, index, nq);
         } else {
-          square[0][i] = square[1][i] = {};
+          for (Batch(&square)[kBatch] : squares) square[i] = {};
         }
       }
-      for (int64_t q = 0; q < nq; q += kBatch) Decisions::transpose(square[q / kBatch]);
+      for (int64_t q = 0; q < nq; q += kBatch) Decisions::transpose(squares[q / kBatch]);
     }
     if (np < kBatch && np == layout_.size[0] && layout_.flat > 1) return narrow(made[0], pointers(at), nq);
+    const Pipeline pipeline = pipeline_;  // a copy, as in linear_batches
     for (int64_t q = 0; q < nq; ++q, layout_.step(at, 1, 1)) {
       Pointers run = pointers(at);
-      for (int64_t p = 0; p < np; p += kBatch) {
+      int64_t p = 0;
+      for (; unit_ && p + kBatch <= np; p += kBatch) {
+        batch(pipeline, made[p / kBatch][q / kBatch][q % kBatch], run, p);
+      }
+      advance(run, p);
+      for (; p < np; p += kBatch) {
         take(made[p / kBatch][q / kBatch][q % kBatch], run, std::min<int64_t>(kBatch, np - p));
       }
     }
   }
 
   // Dimension 0 is shorter than a batch, and dimension 1 continues it: batches are put together across.
-  void narrow(const Batch (&square)[2][kBatch], Pointers at, int64_t nq) {
+  void narrow(const Batch (&squares)[kSquares][kBatch], Pointers at, int64_t nq) {
     const int np = static_cast<int>(layout_.size[0]);
     Batch decided{};
     int filled = 0;
     for (int64_t q = 0; q < nq; ++q) {
-      const Batch& from = square[q / kBatch][q % kBatch];
+      const Batch& from = squares[q / kBatch][q % kBatch];
       const int first = std::min(np, kBatch - filled);
       Decisions::copy(from, 0, decided, filled, first);
       filled += first;
