@@ -19,11 +19,11 @@ STATE = (2**63 + 12345, 2**40 + 8)
 DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # as csrc numbers them
 OPERANDS = {  # of each pipeline: x is a tensor of the call's shape, b one of its last dimension
     "keep_mask": "", "dropout": "x", "dropout_and_sum": "x", "block_dropout": "x", "gaussian_dropout": "x",
-    "bias_dropout_add": "xbx", "swiglu_dropout_backward": "xxx",
+    "bias_dropout_add": "xbx", "swiglu_dropout_backward": "xxx", "relu_dropout_backward": "xx",
 }  # fmt: skip
 OF_ELEMENTS = {  # pipelines that add no loop and no kernel to these
     "alpha_dropout": "x", "dropout_add": "xx", "bias_dropout": "xb", "zoneout": "xx", "dropped_apply": "x",
-    "bias_relu_dropout": "xb", "relu_dropout_backward": "xx", "squared_relu_dropout": "x", "gelu_dropout": "x",
+    "bias_relu_dropout": "xb", "squared_relu_dropout": "x", "gelu_dropout": "x",
     "gelu_tanh_dropout": "x", "squared_relu_dropout_backward": "xx", "gelu_tanh_dropout_backward": "xx",
     "bias_gelu_dropout_backward": "xxb", "swiglu_dropout": "xx",
 }  # fmt: skip
@@ -50,12 +50,13 @@ def calls() -> list[Call]:
     for dtype in (f16, bf16, f32, f64):
         made += [_call("dropout", dtype, (n,), 0.3, base) for n, base in ((7, 0), (1000, 0), (9000, 5))]
         made.append(_call("bias_dropout_add", dtype, (33, 70), 0.4))
+        made.append(_call("relu_dropout_backward", dtype, (33, 70), 0.4, 0, (0, 0)))
     made += [_call(pipeline, dtype, (33, 70), 0.4) for pipeline in OF_ELEMENTS for dtype in (f32, bf16, f64)]
     made += [_call(pipeline, f32, shape, 0.5, 11, strides, layout)
              for shape, strides in NOISE.values() for layout in ("contiguous", "reversed")
              for pipeline in ("dropout", "gaussian_dropout", "block_dropout")]  # fmt: skip
     for layout in ("reversed", "channels_last", "every second"):
-        for shape in ((4, 5, 6, 70), (2, 130, 9, 67), (3, 3, 20, 33), (1, 64, 1, 64), (2, 3, 5, 61)):
+        for shape in ((4, 5, 6, 70), (2, 130, 9, 67), (3, 3, 20, 33), (1, 64, 1, 64), (2, 3, 5, 61), (2, 545, 3, 11)):
             made.append(_call("dropout", f32, shape, 0.3, 2**35 - 99, None, layout))
             made.append(_call("bias_dropout_add", bf16, shape, 0.3, 2**35 - 99, None, layout))
     made += [_call("swiglu_dropout_backward", dtype, shape, 0.3) for dtype, shape in ((f32, (5, 300)), (bf16, (777,)))]

@@ -19,7 +19,7 @@ WITHOUT = {  # what leaves a path out
 Fault = tuple[str, str, str]  # a file, what stands in it, and what a mistake would put there
 # Enough for every loop and kernel.
 CUT = {
-    "KernelTable": "Join<Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout>, "
+    "KernelTable": "Join<Each<KeepMask, Dropout, BiasDropoutAdd, GaussianDropout, BlockDropout, ReluDropoutBackward>, "
     "With<GatedBackward, Silu>>",
     "SummedTable": "AndSums<Each<Dropout>>",
 }

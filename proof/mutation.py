@@ -69,7 +69,7 @@ CHANGES = {
     r"(?<![\w.])0(?![\w.])": "1", r"(?<![\w.])1(?![\w.])": "2", r"(?<![\w.])2(?![\w.])": "3",
     r"(?<=[-\w]) \? (?=\w)": " ? !", r"(?<=if \()(?=\w)": "!",
 }  # fmt: skip
-TRAPS = ("-fsanitize=bounds,alignment,shift", "-fsanitize-undefined-trap-on-error")  # besides crashes
+TRAPS = ("-fsanitize=bounds-strict,alignment,shift", "-fsanitize-undefined-trap-on-error")  # besides crashes
 TIMEOUT = 60  # seconds
 MUTANTS = 140
 # Mutants that cannot be noticed, since the result is the same for every call, and why. They do not count.
