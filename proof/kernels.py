@@ -1,15 +1,17 @@
 """The CUDA kernels without a GPU: the PTX that nvcc makes of them, interpreted, with every access checked."""
 
+import argparse
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from . import host
-from .ptx import large, small
+from .ptx import executed, large, small
 from .ptx.calls import Call
 from .ptx.device import Device
 from .ptx.large import Large
@@ -26,6 +28,8 @@ METHOD = (
     "source makes on the host (`tests/cuda_on_host`); row operations to the latter, whose sums have their order. Of "
     "tensors with 2^31 ± 4 and 2^32 ± 4 elements, the same numbers of bytes, and 5 · 2^32 + 3 elements, the blocks on "
     "both sides of each of these places run, the first and the last, in memory that exists where it is touched. "
+    "The instructions that threads execute are counted: `proof/ptx/executed.json` has what each kernel may take for an "
+    "element, on each architecture. "
     "Faults are planted in the sources, and each must be noticed."
 )
 CUT = {
@@ -33,7 +37,8 @@ CUT = {
     "With<BiasActivationDropout, Gelu>, With<GatedBackward, Silu>>",
     "SummedTable": host.CUT["SummedTable"],
 }
-ARCHITECTURES = (80, 100, 120)  # and 90, of which everything is run
+WHOLE = 90  # of which everything is run
+ARCHITECTURES = (80, 100, 120)  # of which some
 ROWS = {"layer": "LayerNorm", "layer backward": "LayerNormBackward", "rms": "RmsNorm",
         "rms backward": "RmsNormBackward", "softmax": "SoftmaxDropout",
         "softmax backward": "SoftmaxDropoutBackward"}  # fmt: skip
@@ -48,14 +53,16 @@ class Tally:
     calls: int = 0
     elements: int = 0
     threads: int = 0
-    kernels: set[str] = field(default_factory=set)
+    executed: Counter[str] = field(default_factory=Counter)  # instructions of each kernel, and elements that it was for
+    elements_of: Counter[str] = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
         self.wrong += [outcome.wrong] if outcome.wrong else []
         self.calls += 1
         self.elements += outcome.elements
         self.threads += outcome.threads
-        self.kernels |= {launch.kernel for launch in outcome.launches}
+        self.executed += outcome.executed
+        self.elements_of.update(dict.fromkeys(outcome.executed, outcome.elements))
 
     def finding(self, claim: str) -> Finding:
         size = f"{self.calls:,} calls, {self.elements:,} elements, {self.threads:,} threads"
@@ -131,35 +138,80 @@ def planted(name: str, oracle: Device) -> Finding:
     return Finding(f"planted: {name}", tally.wrong[0] if tally.wrong else "not noticed", "noticed", bool(tally.wrong))
 
 
+def of_everything(device: Device, oracle: Device | None, quick: bool, operations: Sequence[str]) -> dict[str, Tally]:
+    """What small calls of both libraries show."""
+    return {
+        "operations by element, all of their elements": run(device, oracle, small.of_library(quick)),
+        "row operations and sums, all of their elements": run(device, oracle, small.of_rows_library(quick, operations)),
+    }
+
+
+def instructions(tallies: Iterable[Tally]) -> dict[str, float]:
+    """That each kernel's threads have executed for an element."""
+    return {
+        executed.named(kernel): count / tally.elements_of[kernel]
+        for tally in tallies
+        for kernel, count in tally.executed.items()
+    }
+
+
+def budget(architecture: int, tallies: Iterable[Tally]) -> Iterator[Finding]:
+    """Nothing where this compiler's instructions were never counted."""
+    if executed.stored(architecture):
+        counts = instructions(tallies)
+        wrong = executed.differing(architecture, counts)
+        figure = "; ".join([f"{len(wrong)} of {len(counts)} differ", *wrong[:1]])
+        yield Finding(f"instructions an element, of each kernel, for compute_{architecture}", figure,
+                      f"those written down, to {executed.TOLERANCE:.0%}", not wrong)  # fmt: skip
+
+
 def findings(quick: bool) -> Iterator[Finding]:
     if shutil.which("nvcc") is None:
         raise Skipped("nvcc is not installed")
     operations = ("rms",) if quick else tuple(ROWS)
     with tempfile.TemporaryDirectory() as folder:
         device = Device(Path(folder), cut=CUT if quick else {}, rows=[ROWS[name] for name in operations])
-        tallies = {
-            "operations by element, all of their elements": small.of_library(quick),
-            "row operations and sums, all of their elements": small.of_rows_library(quick, operations),
-        }
-        ran = set()
-        for claim, calls in tallies.items():
-            tally = run(device, device, calls)
-            ran |= tally.kernels
+        tallies = of_everything(device, device, quick, operations)
+        for claim, tally in tallies.items():
             yield tally.finding(claim)
+        ran = {kernel for tally in tallies.values() for kernel in tally.executed}
         missing = len(device.kernels.keys() - ran)
         yield Finding("kernels that ran, of those that nvcc emitted", f"{len(ran)} of {len(device.kernels)}", "all",
                       missing == 0)  # fmt: skip
+        yield from budget(WHOLE, tallies.values())
         yield run(device, device, large.of_library(quick)).finding("operations by element beyond 32 bits")
         some = [name for name in LARGE_ROWS if name in operations]
         yield run(device, device, large.of_rows_library(quick, some)).finding("row operations and sums beyond 32 bits")
         for architecture in () if quick else ARCHITECTURES:
-            yield of_architecture(architecture, device)
+            tally = of_architecture(architecture, device)
+            yield tally.finding(f"some of both, compiled for compute_{architecture}")
+            yield from budget(architecture, [tally])
         for name in QUICK if quick else FAULTS:
             yield planted(name, device)
 
 
-def of_architecture(architecture: int, oracle: Device) -> Finding:
+def of_architecture(architecture: int, oracle: Device | None) -> Tally:
     with tempfile.TemporaryDirectory() as folder:
         device = Device(Path(folder), cut=CUT, rows=["LayerNorm"], architecture=architecture)
-        calls = [*small.of_library(True), *small.of_rows_library(True, ["layer"])]
-        return run(device, oracle, calls).finding(f"some of both, compiled for compute_{architecture}")
+        return run(device, oracle, [*small.of_library(True), *small.of_rows_library(True, ["layer"])])
+
+
+def count() -> dict[int, dict[str, float]]:
+    """The instructions of every kernel, by architecture."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = of_everything(Device(Path(folder), cut={}), None, False, tuple(ROWS))
+    return {WHOLE: instructions(whole.values())} | {
+        architecture: instructions([of_architecture(architecture, None)]) for architecture in ARCHITECTURES
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m proof.kernels", description="Counts the kernels' instructions.")
+    parser.add_argument("--write", action="store_true", help="writes them down, in proof/ptx/executed.json")
+    write = parser.parse_args().write
+    counts = count()
+    if write:
+        executed.write(counts)
+    for architecture, kernels in counts.items():
+        for kernel, each in sorted(kernels.items()):
+            print(f"compute_{architecture}  {each:8.1f}  {kernel}")

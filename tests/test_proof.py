@@ -1,5 +1,6 @@
 """The sections of the proof at the size that the tests have time for, and that they can fail."""
 
+import json
 import shutil
 
 import numpy as np
@@ -19,6 +20,7 @@ from proof import (
     report,
     statistics,
 )
+from proof.ptx import executed
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler for what the proof compiles")
 
@@ -67,6 +69,16 @@ def test_a_wrong_path_is_noticed():
 
     half = answers.ZEROS[0] & 0xFFFF
     assert [answers.pinned(right, 0, 0, 0, half + k, 16) for k in (-1, 0, 1)] == [False, True, False]
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_kernels_that_execute_more_or_less_are_noticed():
+    known = json.loads(executed.STORED.read_text())[executed.compiler()]["90"]
+    assert executed.differing(90, known) == []
+    slower = dict(list(known.items())[:1])
+    for factor in (1.05, 0.95):
+        assert len(executed.differing(90, {kernel: factor * count for kernel, count in slower.items()})) == 1
+    assert len(executed.differing(90, {"a kernel that was never counted": 100.0})) == 1
 
 
 FAULTS = {

@@ -69,8 +69,12 @@ class Device:
             tell(None)
         return found
 
-    def run(self, launch: Launch, memory: Memory, blocks: Sequence[int]) -> None:
-        self.kernels[launch.kernel].launch(launch.kernel, blocks, launch.threads, launch.parameters, memory)
+    def run(self, launch: Launch, memory: Memory, blocks: Sequence[int]) -> int:
+        """Returns how many instructions its threads have executed."""
+        machine = self.kernels[launch.kernel]
+        before = machine.instructions
+        machine.launch(launch.kernel, blocks, launch.threads, launch.parameters, memory)
+        return machine.instructions - before
 
 
 def _only(source: Path, pattern: str, wanted: Sequence[str]) -> None:

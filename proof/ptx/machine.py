@@ -26,7 +26,7 @@ class Machine:
         self._module = module
         self._steps = cache(self._steps_of)
         self.kernels = module.kernels.keys()
-        self.instructions = 0  # executed, each for all threads of a warp or block that were there
+        self.instructions = 0  # executed, by each thread that was there
 
     def launch(self, kernel: str, blocks: Sequence[int], threads: int, parameters: bytes, memory: Memory) -> None:
         """Those of a grid's blocks."""
@@ -62,12 +62,13 @@ class Machine:
             others = at[ready & ~here]
             until = int(others.min()) if len(others) else end
             lanes: Lanes = _ALL if here.all() else np.flatnonzero(here)
+            present = int(here.sum())
             while now < until:
                 instruction = code[now]
+                self.instructions += present
                 if not _controls(instruction):
                     some = lanes if not instruction.predicate else _where(frame, instruction, lanes)
                     steps[now](frame, some)
-                    self.instructions += 1
                     now += 1
                     continue
                 if instruction.opcode in ("bra", "bra.uni"):

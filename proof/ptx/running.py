@@ -1,13 +1,14 @@
 """Runs a call in two ways, as PTX and on the host, and compares every byte of every buffer."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .arithmetic import Array
 from .calls import Call
-from .device import Device, Launch
+from .device import Device
 from .large import Large
 from .memory import AccessError, Memory
 from .shared import RaceError
@@ -22,7 +23,7 @@ class Outcome:
     wrong: str = ""
     elements: int = 0
     threads: int = 0
-    launches: tuple[Launch, ...] = ()
+    executed: Counter[str] = field(default_factory=Counter)  # instructions of each kernel
 
 
 def on_the_host(device: Device, call: Call) -> dict[str, Array]:
@@ -46,11 +47,12 @@ def as_ptx(device: Device, call: Call) -> tuple[dict[str, Array], Outcome]:
         views[name][:] = buffer.bytes
     launches = device.launches(call.library, lambda library: call.invoke(library, there))
     threads = sum(launch.blocks * launch.threads for launch in launches)
-    outcome = Outcome("", call.elements, threads, tuple(launches))
+    outcome = Outcome("", call.elements, threads)
     try:
         for launch in launches:
             for first in range(0, launch.blocks, BLOCKS):
-                device.run(launch, memory, range(first, min(first + BLOCKS, launch.blocks)))
+                some = range(first, min(first + BLOCKS, launch.blocks))
+                outcome.executed[launch.kernel] += device.run(launch, memory, some)
     except (AccessError, RaceError, ZeroDivisionError) as error:
         outcome.wrong = f"{call.what}: {error}"
     for name, region in regions.items():
@@ -94,7 +96,7 @@ def compared_in_parts(device: Device, large: Large, oracle: Device) -> Outcome:
     launches = device.launches(large.library, lambda library: large.invoke(library, there))
     numbers = [part.block for part in large.parts]
     elements = sum(part.call.elements for part in large.parts)
-    outcome = Outcome("", elements, sum(len(numbers) * launch.threads for launch in launches), tuple(launches))
+    outcome = Outcome("", elements, sum(len(numbers) * launch.threads for launch in launches))
     try:
         for launch in launches:
             device.run(launch, memory, numbers)
