@@ -102,8 +102,8 @@ class Batches {
     }
   }
 
-  // Takes `count` elements of the run and moves on behind them. Out of line: the loop that has no time for a call is
-  // linear_batches.
+  // Takes `count` elements of the run and moves on behind them. Out of line: loops that have no time for a call take
+  // whole batches of contiguous operands by `batch`.
   __attribute__((noinline)) void take(const Batch& decisions, Pointers& at, int64_t count) const {
     if (unit_ && count == kBatch) {
       batch(pipeline_, decisions, at, 0);

@@ -68,13 +68,15 @@ class KeepDecisions {
   // A row of squares: the decisions about up to kTileAlong elements, from any mask index on.
   FD_HOST_DEVICE void put_along(Batch (&squares)[kSquares][kBatch], int64_t row, uint64_t mask_index, int64_t count) {
     static_assert(kTileAlong + kGroup <= kSquares * kBatch, "wherever in a group they begin");
+    // As many side by side as in a long loop, but for what does not divide a row.
     constexpr int kMany = Maker::kLinearWords >= 4 ? 4 : Maker::kLinearWords >= 2 ? 2 : 1;
+    constexpr int kFew = Maker::kMade / kBatch;
     const int skip = static_cast<int>(mask_index % kGroup);
     uint64_t made[kSquares + 1] = {};
-    if (skip + count > Maker::kMade) {
+    if (kMany == kFew || skip + count > Maker::kMade) {
       make_along<kMany>(mask_index, skip + count, made);
     } else {
-      make_along<Maker::kMade / kBatch>(mask_index, skip + count, made);
+      make_along<kFew>(mask_index, skip + count, made);
     }
     for (int w = 0; w * kBatch < count; ++w) {
       squares[w][row] = made[w] >> skip | made[w + 1] << 1 << (kBatch - 1 - skip);
@@ -82,8 +84,9 @@ class KeepDecisions {
   }
 
   // A 64 by 64 bit matrix: bit j of word i becomes bit i of word j (Warren, "Hacker's Delight", section 7-3), in six
-  // steps of any order. Each exchanges bits of words whose numbers differ by `size`, vectors of neighbours at a time;
-  // for that, words whose numbers differ by 1, 2 and 4 are put 8, 16 and 32 apart.
+  // steps whose order does not matter. Each exchanges bits of words whose numbers differ by 1, 2, 4, 8, 16 or 32; for
+  // the first three the words are put 8, 16 and 32 apart, so that in all of them whole vectors of neighbours do the
+  // same.
   static void transpose(Batch* m) {
     Batch spread[kBatch];
     spread_words(m, spread);

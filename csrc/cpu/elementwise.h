@@ -1,6 +1,7 @@
 // What the CPU loops offer to the operations: how much work a call is, and in which order.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "../core/elementwise.h"
@@ -53,7 +54,7 @@ FD_HOST_DEVICE Work elementwise_work(const Layout& l) {
     return {l.runs() * pieces(run, kStretch), run < kStretch ? run : kStretch};
   }
   const int64_t tiles = pieces(l.size[0], kTileAcross) * pieces(l.size[1], kTileAlong);
-  return {l.elements(2, l.ndim) * tiles, kTileAlong * (l.size[0] < kTileAcross ? l.size[0] : kTileAcross)};
+  return {l.elements(2, l.ndim) * tiles, std::min(kTileAcross, l.size[0]) * std::min(kTileAlong, l.size[1])};
 }
 
 }  // namespace fused_dropout

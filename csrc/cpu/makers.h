@@ -1,9 +1,9 @@
 // What decides about the elements, made for many consecutive mask indices at once: keep bits, or normal numbers.
 //
 // A maker is cheap to copy, and `make` gives several batches of 64 decisions: Isa::kWords of them where a few are
-// wanted, kLinearWords in a long loop, as many as fill the processor's pipelines. `high` is group >> 32, the same for
-// all of them: as an argument of its own, what follows from it alone (a tenth of the generator) is computed once,
-// outside of the caller's loop.
+// wanted, kLinearWords in a long loop, as many as fill the processor's pipelines, and in tiles what is next to that.
+// `high` is group >> 32, the same for all of them: as an argument of its own, what follows from it alone (a tenth of
+// the generator) is computed once, outside of the caller's loop.
 #pragma once
 
 #include "../core/bits.h"

@@ -2,7 +2,7 @@
 //
 // An instruction set is a struct that gives the width, the generator of random halves and, where the machine has
 // instructions for them, the conversions of float16. The generator makes the keep bits of kWords batches side by side
-// where a few are wanted, and of kLinearWords in a long loop. Everything is a template over it, so that no two
+// where a few are wanted, and of kLinearWords or so in a long loop. Everything is a template over it, so that no two
 // translation units share a function. Included after the target pragma of kernels_*.cpp.
 #pragma once
 
