@@ -49,7 +49,7 @@ class Block:
 
 
 def in_place(call: dict[str, np.ndarray]) -> bool:
-    """Whether the output may be the input: it is one tensor, every byte of which the other one has."""
+    """Whether the output may be the input: the only one, with the same strides and as many bytes."""
     one = int(call["inputs"]) == 1 and len(call["x0"]) == len(call["expected"])
     return one and np.array_equal(*call["strides"]) and str(call["pipeline"]) in IN_PLACE
 
@@ -60,16 +60,20 @@ def run(library: ctypes.CDLL, path: str, call: dict[str, np.ndarray], where: str
     output = np.full(len(call["expected"]) + 2 * GUARD + skew, UNTOUCHED, dtype=np.uint8)
     begin, end = GUARD + skew, GUARD + skew + len(call["expected"])
     given = [call[f"x{k}"] for k in range(int(call["inputs"]))]
-    inputs = [Guarded(data) if where == "guarded" else Block(data, skew) for data in given]
-    places = [x.address for x in inputs]
+    y = output.ctypes.data + begin
+    inputs: list[Guarded | Block] = []  # kept until the call has ended
     if where == "in place":
-        output[begin:end], places = given[0], [output.ctypes.data + begin]
-    pointers = (ctypes.c_void_p * (len(inputs) + 1))(output.ctypes.data + begin, *places)
+        output[begin:end] = given[0]
+        operands = [y, y]
+    else:
+        inputs = [Guarded(data) if where == "guarded" else Block(data, skew) for data in given]
+        operands = [y, *(x.address for x in inputs)]
+    pointers = (ctypes.c_void_p * len(operands))(*operands)
     arrays = [np.ascontiguousarray(call[name]) for name in ("sizes", "strides", "mask_strides")]
     numbers = [int(n) for n in call["state"]]
     bits = call["keep_bits"].ctypes.data if "keep_bits" in call else None
     there = library.run(
-        path.encode(), str(call["pipeline"]).encode(), int(call["dtype"]), pointers, len(inputs) + 1,
+        path.encode(), str(call["pipeline"]).encode(), int(call["dtype"]), pointers, len(operands),
         len(arrays[0]), *(ctypes.c_void_p(a.ctypes.data) for a in arrays), *(ctypes.c_uint64(n) for n in numbers),
         ctypes.c_double(float(call["p"])), ctypes.c_void_p(bits),
     )  # fmt: skip

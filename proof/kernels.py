@@ -28,8 +28,8 @@ METHOD = (
     "source makes on the host (`tests/cuda_on_host`); row operations to the latter, whose sums have their order. Of "
     "tensors with 2^31 ± 4 and 2^32 ± 4 elements, the same numbers of bytes, and 5 · 2^32 + 3 elements, the blocks on "
     "both sides of each of these places run, the first and the last, in memory that exists where it is touched. "
-    "The instructions that threads execute are counted: `proof/ptx/executed.json` has what each kernel may take for an "
-    "element, on each architecture. "
+    "The instructions that threads execute are counted: `proof/ptx/executed.json` has what each kernel takes for an "
+    "element, by architecture and nvcc; more and fewer are noticed, and another nvcc's are not compared. "
     "Faults are planted in the sources, and each must be noticed."
 )
 CUT = {
@@ -86,6 +86,10 @@ def of_dropout() -> Iterator[Call]:
     yield from small.of_pipelines({"dropout": "x"}, (torch.bfloat16,))
 
 
+def of_ties() -> Iterator[Call]:
+    yield from small.of_ties((torch.bfloat16,))
+
+
 def of_large_dropout() -> Iterator[Large]:
     yield large.of_elements("dropout", 1, torch.bfloat16, large.MOST)
 
@@ -111,6 +115,8 @@ FAULTS: dict[str, tuple[host.Fault, str, Callable[[], Iterable[Call | Large]]]] 
                                   "library", of_dropout),
     "a missing scale": (("core/pipelines.h", "return select(keep, x * V(gain), V(C(0)));",
                          "return select(keep, x, V(C(0)));"), "library", of_dropout),
+    "ties that are not looked for": ((KERNELS, "if (decisions.ties()) {  // with", "if (false) {  // with"), "library",
+                                     of_ties),
     "swapped lanes of a block": (("core/mask.h", ">> (16 * (lane & 1)) & 0xffffu",
                                   ">> (16 - 16 * (lane & 1)) & 0xffffu"), "library", of_dropout),
     "swapped lanes of a warp": (("cuda/octet.cuh", "(j * kWarp + lane) * N / kGroup)",
@@ -179,6 +185,8 @@ def findings(quick: bool) -> Iterator[Finding]:
         yield Finding("kernels that ran, of those that nvcc emitted", f"{len(ran)} of {len(device.kernels)}", "all",
                       missing == 0)  # fmt: skip
         yield from budget(WHOLE, tallies.values())
+        ties = small.of_ties((torch.bfloat16, torch.float32))
+        yield run(device, device, ties).finding("words that tie with the threshold")
         yield run(device, device, large.of_library(quick)).finding("operations by element beyond 32 bits")
         some = [name for name in LARGE_ROWS if name in operations]
         yield run(device, device, large.of_rows_library(quick, some)).finding("row operations and sums beyond 32 bits")
@@ -200,9 +208,11 @@ def count() -> dict[int, dict[str, float]]:
     """The instructions of every kernel, by architecture."""
     with tempfile.TemporaryDirectory() as folder:
         whole = of_everything(Device(Path(folder), cut={}), None, False, tuple(ROWS))
-    return {WHOLE: instructions(whole.values())} | {
-        architecture: instructions([of_architecture(architecture, None)]) for architecture in ARCHITECTURES
-    }
+    tallies = {WHOLE: [*whole.values()]} | {each: [of_architecture(each, None)] for each in ARCHITECTURES}
+    wrong = [one for some in tallies.values() for tally in some for one in tally.wrong]
+    if wrong:
+        raise RuntimeError(wrong[0])
+    return {architecture: instructions(some) for architecture, some in tallies.items()}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from .report import Finding
 TITLE = "The tests under sanitizers"
 FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-omit-frame-pointer")
 # GCC does not finish a file of the kernels with these in ten minutes, but in four where each access is checked by a
-# call, and what the address sanitizer sees anyway is not tested twice.
+# call, and what the address sanitizer mostly sees is not tested twice.
 KERNELS = "kernels_*.cpp"
 KERNEL_FLAGS = ("--param", "asan-instrumentation-with-call-threshold=0", "-fno-sanitize=null,object-size")
 # Tests that measure or build, and have nothing to do with memory here.
@@ -33,8 +33,8 @@ LEFT_OUT = {
 METHOD = (
     "Every file of the extension is compiled with the address and the undefined-behaviour sanitizer, and the tests of "
     "the CPU, which go through all instruction sets that the machine has, run with it. Left out are `vptr`, since "
-    "PyTorch hides what it needs, and of the kernels `null` and `object-size`, whose faults the address sanitizer "
-    "reports as well. Faults are planted, to see that they would be reported. Tests left out: "
+    "PyTorch hides what it needs, and of the kernels `null` and `object-size`, most of whose faults the address "
+    "sanitizer reports. Faults are planted, to see that they would be reported. Tests left out: "
     + ", ".join(f"`{test}` ({why})" for test, why in LEFT_OUT.items())
     + "."
 )

@@ -67,6 +67,13 @@ def of_pipelines(pipelines: dict[str, str], dtypes: Sequence[torch.dtype]) -> It
             yield elementwise(name, [t.t() if t.dim() == 2 else normal([3], dtype) for t in dense])
 
 
+def of_ties(dtypes: Sequence[torch.dtype]) -> Iterator[Call]:
+    """So many elements that some high halves, four on average, equal the threshold's; with vectors and without."""
+    for dtype in dtypes:
+        for skew in (0, 1):
+            yield elementwise("dropout", [normal([1 << 18], dtype)], skew=skew)
+
+
 def of_masks(dtypes: Sequence[torch.dtype]) -> Iterator[Call]:
     for dtype in dtypes:
         for length in LENGTHS:
