@@ -38,15 +38,17 @@ METHOD = (
     + ", ".join(f"`{test}` ({why})" for test, why in LEFT_OUT.items())
     + "."
 )
-# What is planted, and the file that is compiled with it.
+# What is planted, the file that is compiled with it, and tests that come there.
 PLANTED = {
     "a write behind a state": (
         ("csrc/cpu/elementwise.cpp", "words[1] = static_cast<int64_t>(s.offset);", "words[2] = 0;"),
         Path("csrc/cpu/elementwise.cpp"),
+        "tests/test_contract.py",
     ),
     "a read behind a row": (
         ("csrc/" + sanitizers.READS_BEYOND[0], *sanitizers.READS_BEYOND[1:]),
         Path("csrc/cpu/kernels_portable.cpp"),
+        "tests/test_values.py",
     ),
 }
 
@@ -92,8 +94,8 @@ def findings(quick: bool) -> Iterator[Finding]:
         counts, passed, reports = run(Path(name), ["tests", *tests])
         yield Finding("the tests", counts, "none fails", passed)
         yield Finding("addresses and undefined behaviour", f"{reports} reports", "0", reports == 0)
-    for planted, (fault, source) in PLANTED.items():
+    for planted, (fault, source, tests_of_it) in PLANTED.items():
         with tempfile.TemporaryDirectory() as name:
             sanitized(Path(name), [source], fault)
-            _, _, reports = run(Path(name), ["tests/test_contract.py"])
+            _, _, reports = run(Path(name), [tests_of_it])
             yield Finding(f"planted: {planted} is reported", f"{reports} reports", "1 or more", reports > 0)
