@@ -20,6 +20,8 @@ METHOD = (
     "about words that NumPy made; and the comparisons with the CPU again under compute-sanitizer, without "
     "PyTorch's own cache of memory, which would hide an access beyond a tensor."
 )
+ALONE = "tests/test_cuda.py"  # tensors of many GiB
+PROCESSES = "4"  # each of which takes some of a GPU's memory for itself
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SANITIZED = "bits_of_the_cpu or order_of_their_sums or replays"
 
@@ -38,13 +40,16 @@ def findings(quick: bool) -> Iterator[Finding]:
     name = torch.cuda.get_device_name()
     wrong = answers.differing(answers.by_extension("cuda"), 2**20 if quick else 2**24, 12 if quick else 60)
     yield Finding(f"{name}: decisions about words of NumPy", f"{wrong} differ", "0", wrong == 0)
-    status, said = _tests("-v" if quick else "-q", "tests/test_cuda.py" if quick else "tests")
-    yield Finding(f"{name}: the tests", said, "all pass", status == 0)
+    status, said = _tests(ALONE)
+    yield Finding(f"{name}: the tests that have it for themselves", said, "all pass", status == 0)
+    if not quick:
+        status, said = _tests("-n", PROCESSES, f"--ignore={ALONE}", "tests")
+        yield Finding(f"{name}: the others", said, "all pass", status == 0)
     sanitizer = shutil.which("compute-sanitizer")
     for tool in TOOLS:
         if sanitizer is None:
             yield Finding(f"{name}: {tool}", "compute-sanitizer is not installed", "0 errors", False)
             continue
         before = (sanitizer, "--tool", tool, "--error-exitcode", "9")
-        status, said = _tests("tests/test_cuda.py", "-k", SANITIZED, before=before, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        status, said = _tests(ALONE, "-k", SANITIZED, before=before, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
         yield Finding(f"{name}: {tool}", said, "0 errors", status == 0)
