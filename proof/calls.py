@@ -69,6 +69,7 @@ def calls() -> list[Call]:
     no_rows = _call("dropout_and_sum", f32, (9, 5, 64), 0.5, 3, (0, 64, 1))  # that one stride counts: left to others
     made.append(no_rows | {"expected": np.full_like(no_rows["expected"], UNTOUCHED)})
     made.append(_call("dropout", f32, (97, 33), 0.3, 0, None, "reversed"))  # the last tile as wide as it is long
+    made += [_call("dropout", f32, (40, 33), p, 0, (0, 0)) for p in (0.01, 0.99)]  # mask index 0 comes first
     # Enough elements that some high halves equal the threshold's.
     made.append(_call("dropout", f32, (1 << 18,), 0.1))
     made.append(_call("dropout", bf16, (512, 513), 0.7, 0, None, "reversed"))
