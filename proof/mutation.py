@@ -85,7 +85,7 @@ class Mutant:
     after: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: `{self.before}` -> `{self.after}`"
+        return self.change.replace(self.file, f"{self.file}:{self.line}", 1)
 
     @property
     def change(self) -> str:
