@@ -65,6 +65,7 @@ def calls() -> list[Call]:
                                   (f16, (3, 1000), (5000, 1)), (f64, (90, 65), None), (f32, (1, 77), None),
                                   (f32, (33, 129), (0, 1))):  # fmt: skip
         made.append(_call("dropout_and_sum", dtype, shape, 0.5, 2**35 - 99, strides))
+    made.append(_call("dropout_and_sum", f32, (17409, 5), 0.5))  # more rows in a part than its warps take at once
     made.append(_call("dropout_and_sum", f32, (70, 90), 0.5, 3, None, "every second"))
     no_rows = _call("dropout_and_sum", f32, (9, 5, 64), 0.5, 3, (0, 64, 1))  # that one stride counts: left to others
     made.append(no_rows | {"expected": np.full_like(no_rows["expected"], UNTOUCHED)})

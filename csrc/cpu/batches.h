@@ -39,25 +39,24 @@ class Batches {
     return p;
   }
 
-  // One register: the elements from `i` on, and the decisions about them.
+  // Register `half` of the pair that begins at `lane` of the batch, which begins at element `i`.
   template <bool kReadFirst, size_t... K>
-  static FD_HOST_DEVICE Outputs lanes(const Pipeline& pipeline, const Batch& decisions, int lane, const Pointers& at,
-                                      int64_t i, std::index_sequence<K...>) {
-    const auto decision = Decisions::template lanes<V>(decisions, lane);
+  static FD_HOST_DEVICE Outputs lanes(const Pipeline& pipeline, const Batch& decisions, int lane, int half,
+                                      const Pointers& at, int64_t i, std::index_sequence<K...>) {
+    const auto decision = Decisions::template lanes<V, T>(decisions, lane, half);
     if constexpr (sizeof...(K) == 0) {
       return pipeline(decision, V(C(0)));
     } else {
-      return pipeline(decision, (K > 0 || kReadFirst ? V::load(at.x[K] + i + lane) : V(C(0)))...);
+      return pipeline(decision, (K > 0 || kReadFirst ? V::load(at.x[K] + i + lane, half) : V(C(0)))...);
     }
   }
 
-  // Two registers' elements, from `i` on. Together, since narrowing them together takes a third of the instructions.
   template <bool kReadFirst>
   static FD_HOST_DEVICE void registers(const Pipeline& pipeline, const Batch& decisions, int lane, const Pointers& at,
                                        int64_t i) {
     constexpr std::make_index_sequence<kInputs> inputs;
-    const Outputs first = lanes<kReadFirst>(pipeline, decisions, lane, at, i, inputs);
-    const Outputs second = lanes<kReadFirst>(pipeline, decisions, lane + V::kLanes, at, i, inputs);
+    const Outputs first = lanes<kReadFirst>(pipeline, decisions, lane, 0, at, i, inputs);
+    const Outputs second = lanes<kReadFirst>(pipeline, decisions, lane, 1, at, i, inputs);
     if constexpr (kOutputs == 2) {
       V::store(first.first, second.first, at.y[0] + i + lane);
       V::store(first.second, second.second, at.y[1] + i + lane);

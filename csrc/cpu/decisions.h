@@ -25,9 +25,10 @@ class KeepDecisions {
 
   const Maker maker;
 
-  template <class V>
-  static FD_HOST_DEVICE auto lanes(const Batch& keep, int lane) {
-    return V::keep_at(keep, lane);
+  // Of register `half` of a pair of T, which begins at `lane`.
+  template <class V, class T>
+  static FD_HOST_DEVICE auto lanes(const Batch& keep, int lane, int half) {
+    return V::template keep_at<T>(keep, lane, half);
   }
   static FD_HOST_DEVICE bool drops_all(const Batch& keep) { return keep == 0; }
 
@@ -186,9 +187,9 @@ class NormalDecisions {
 
   const Maker maker;
 
-  template <class V>
-  static FD_HOST_DEVICE V lanes(const Batch& batch, int lane) {
-    return V::load(batch.z + lane);
+  template <class V, class T>
+  static FD_HOST_DEVICE V lanes(const Batch& batch, int lane, int half) {
+    return V::template load_as<T>(batch.z + lane, half);
   }
   static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }
 
@@ -268,8 +269,8 @@ class NoDecisions {
 
   const Maker maker{};
 
-  template <class V>
-  static FD_HOST_DEVICE bool lanes(const Batch&, int) {
+  template <class V, class T>
+  static FD_HOST_DEVICE bool lanes(const Batch&, int, int) {
     return true;
   }
   static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }

@@ -14,17 +14,15 @@ struct InstructionSet {
   const Kernels* kernels;
 };
 
-#if defined(__x86_64__)
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-#endif
-
 const InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }, &kernels_avx512_bf16},
-    {"avx512", has_avx512, &kernels_avx512},
+    {"avx512",
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("bmi2");
+     },
+     &kernels_avx512},
     {"avx2",
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"); },
      &kernels_avx2},

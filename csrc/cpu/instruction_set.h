@@ -8,7 +8,7 @@
 
 namespace fused_dropout {
 
-// Best first: "avx512_bf16", "avx512", "avx2", "portable", as far as the processor has them.
+// Best first: "avx512", "avx2", "portable", as far as the processor has them.
 std::vector<std::string> available_instruction_sets();
 
 // The one in use: the best, unless the environment variable FUSED_DROPOUT_CPU_CAPABILITY or `use_instruction_set` says

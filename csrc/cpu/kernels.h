@@ -19,6 +19,6 @@ struct Kernels {
 };
 
 // Constants, so that nothing compiled for a machine runs before it is known to be that machine.
-extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_avx512_bf16;
+extern const Kernels kernels_portable, kernels_avx2, kernels_avx512;
 
 }  // namespace fused_dropout

@@ -101,8 +101,7 @@ class RowBatches {
     batch.valid = (uint64_t{1} << count) - 1;
   }
 
-  // Two registers at a time, since those of a narrow type are stored together. Unrolled where a batch is few registers,
-  // so that the partial sums stay in them.
+  // Two registers at a time. Unrolled where a batch is few registers, so that the partial sums stay in them.
   template <class Body>
   static FD_HOST_DEVICE void each_pair(const Body& body) {
     if constexpr (kBatch / kLanes <= 8) {
@@ -113,22 +112,28 @@ class RowBatches {
     }
   }
 
-  static FD_HOST_DEVICE V read(const Batch& b, int k, int lane, C otherwise) {
-    return b.row.read[k] ? V::load(b.row.read[k] + b.i + lane) : V(otherwise);
+  // Register `half` of the pair that begins at `lane`: here and below.
+  static FD_HOST_DEVICE V read(const Batch& b, int k, int lane, int half, C otherwise) {
+    return b.row.read[k] ? V::load(b.row.read[k] + b.i + lane, half) : V(otherwise);
   }
 
   // What is kept of one register of elements, made from the inputs.
-  static FD_HOST_DEVICE void make(const Op& op, const Batch& b, int lane, V (&kept)[kKept]) {
+  static FD_HOST_DEVICE void make(const Op& op, const Batch& b, int lane, int half, V (&kept)[kKept]) {
     V x[kInputs];
-    for (int k = 0; k < kInputs; ++k) {
-      x[k] = k < 2 ? V::load(b.row.read[k] + b.i + lane) : read(b, k, lane, C(0));  // the third may be missing
+    for (int k = 0; k < kInputs; ++k) {  // the third may be missing
+      x[k] = k < 2 ? V::load(b.row.read[k] + b.i + lane, half) : read(b, k, lane, half, C(0));
     }
     if constexpr (Op::kAttends) {
       x[0] = x[0] * V(op.row.constant);
-      if (b.row.read[kAttnMask] != nullptr) x[0] = x[0] + V::load(b.row.read[kAttnMask] + b.i + lane);
-      if (b.row.some != nullptr) x[0] = select(V::keep_at(b.attend, lane), x[0], V(-static_cast<C>(HUGE_VAL)));
+      if (b.row.read[kAttnMask] != nullptr) x[0] = x[0] + read(b, kAttnMask, lane, half, C(0));
+      if (b.row.some != nullptr) {
+        x[0] = select(lanes_of(b.attend, lane, half), x[0], V(-static_cast<C>(HUGE_VAL)));
+      }
     }
-    op.begin(V::keep_at(b.keep, lane), x, kept);
+    op.begin(lanes_of(b.keep, lane, half), x, kept);
+  }
+  static FD_HOST_DEVICE auto lanes_of(uint64_t bits, int lane, int half) {
+    return V::template keep_at<T>(bits, lane, half);
   }
 
   const RowArgs& args_;

@@ -13,6 +13,9 @@
 
 namespace fused_dropout {
 
+// A pass's body: GCC has left some out of line, a fifth slower.
+#define FD_INLINE_LAMBDA __attribute__((always_inline))
+
 constexpr int64_t kRowBuffer = int64_t{1} << 15;  // elements: 128 KiB of float32, a quarter of a small second cache
 
 template <class Isa, class Op, class T>
@@ -23,6 +26,7 @@ class RowLoops : RowBatches<Isa, Op, T> {
   using Base::each_pair;
   using Base::kKept;
   using Base::kLanes;
+  using Base::lanes_of;
   using Base::make;
   using Base::read;
   using typename Base::Batch;
@@ -50,7 +54,9 @@ class RowLoops : RowBatches<Isa, Op, T> {
       for (int64_t r = part * args_.rows_in_part; r < last; ++r) one_row(r);
       for (int j = 0; j < Op::kColumns; ++j) {
         C* const to = static_cast<C*>(args_.column[j]);
-        if (to != nullptr) std::copy_n(columns_[j].data(), args_.features, to + part * args_.features);
+        if (to == nullptr) continue;
+        put_in_order(columns_[j].data(), padded_);
+        std::copy_n(columns_[j].data(), args_.features, to + part * args_.features);
       }
     }
   }
@@ -76,16 +82,16 @@ class RowLoops : RowBatches<Isa, Op, T> {
                                     V (&kept)[2][kKept]) {
     if (kRound > 0 && buffer != nullptr) {
       for (int h = 0; h < 2; ++h) {
-        for (int k = 0; k < kKept; ++k) kept[h][k] = V::load(buffer + k * padded + b.at + lane + h * kLanes);
+        for (int k = 0; k < kKept; ++k) kept[h][k] = V::load(buffer + k * padded + b.at + lane, h);
         if (kRound == 1) op.template step<1>(kept[h]);
       }
       return;
     }
-    for (int h = 0; h < 2; ++h) make(op, b, lane + h * kLanes, kept[h]);
+    for (int h = 0; h < 2; ++h) make(op, b, lane, h, kept[h]);
     if constexpr (Op::kStoresFirst) {
       T* const first = b.row.written[Base::kFirst] + b.i + lane;
       V::store(kept[0][0], kept[1][0], first);
-      for (int h = 0; h < 2; ++h) kept[h][0] = V::load(first + h * kLanes);
+      for (int h = 0; h < 2; ++h) kept[h][0] = V::load(first, h);
     }
     for (int h = 0; h < 2 && kRound > 0; ++h) op.template step<1>(kept[h]);
   }
@@ -102,8 +108,8 @@ class RowLoops : RowBatches<Isa, Op, T> {
     C* const kept_before = buffer();
     const int64_t padded = padded_;
     const bool makes = kRound == 0 || kept_before == nullptr;
-    each_batch(row, {Op::kMaskFirst && makes, makes, false}, [&](const Batch& b) {
-      each_pair([&](int lane) {
+    each_batch(row, {Op::kMaskFirst && makes, makes, false}, [&](const Batch& b) FD_INLINE_LAMBDA {
+      each_pair([&](int lane) FD_INLINE_LAMBDA {
         V kept[2][kKept];
         recall<kRound>(op, b, lane, kept_before, padded, kept);
         for (int h = 0; h < 2; ++h) {
@@ -112,10 +118,12 @@ class RowLoops : RowBatches<Isa, Op, T> {
             kept[h][k].store(kept_before + k * padded + b.at + at);
           }
           V add[kSums];
-          op.template term<kRound>(kept[h], read(b, Base::kWeight, at, C(1)), add);
+          op.template term<kRound>(kept[h], read(b, Base::kWeight, lane, h, C(1)), add);
           for (int s = 0; s < kSums; ++s) {
             V& sum = partial.sum[s][at / kLanes];
-            if (__builtin_expect(b.valid != ~uint64_t{0}, 0)) add[s] = select(V::keep_at(b.valid, at), add[s], nothing);
+            if (__builtin_expect(b.valid != ~uint64_t{0}, 0)) {
+              add[s] = select(lanes_of(b.valid, lane, h), add[s], nothing);
+            }
             sum = kMaximum ? where_less(sum, add[s], add[s], sum) : sum + add[s];
           }
         }
@@ -130,6 +138,7 @@ class RowLoops : RowBatches<Isa, Op, T> {
   static C tree(const V (&sum)[kBatch / kLanes]) {
     alignas(64) C value[kBatch];
     for (int r = 0; r < kBatch / kLanes; ++r) sum[r].store(value + r * kLanes);
+    put_in_order(value, kBatch);
     for (int half = kBatch / 2; half > 0; half /= 2) {
       for (int i = 0; i < half; ++i) {
         const C a = value[i], b = value[i + half];
@@ -139,6 +148,14 @@ class RowLoops : RowBatches<Isa, Op, T> {
     return value[0];
   }
 
+  // Numbers that were stored register by register: the elements' order.
+  static void put_in_order(C* values, int64_t count) {
+    if constexpr (!kInTurns<T>) return;
+    for (C* p = values; p < values + count; p += 2 * kLanes) {
+      V::template store_as<T>(V::load(p, 0), V::load(p, 1), p);
+    }
+  }
+
   void results(const Row& row) {
     const Op op = op_;
     const C* const kept_before = buffer();
@@ -146,13 +163,13 @@ class RowLoops : RowBatches<Isa, Op, T> {
     C* column[Op::kColumns + 1] = {};
     for (int j = 0; j < Op::kColumns; ++j) column[j] = args_.column[j] ? columns_[j].data() : nullptr;
     const bool makes = kept_before == nullptr;
-    each_batch(row, {!Op::kMaskFirst || makes, makes, true}, [&](const Batch& b) {
-      each_pair([&](int lane) {
+    each_batch(row, {!Op::kMaskFirst || makes, makes, true}, [&](const Batch& b) FD_INLINE_LAMBDA {
+      each_pair([&](int lane) FD_INLINE_LAMBDA {
         V kept[2][kKept], y[2];
         recall<Op::kRounds>(op, b, lane, kept_before, padded, kept);
         for (int h = 0; h < 2; ++h) {
           const int at = lane + h * kLanes;
-          y[h] = op.output(kept[h], read(b, Base::kWeight, at, C(1)), read(b, Base::kBias, at, C(0)));
+          y[h] = op.output(kept[h], read(b, Base::kWeight, lane, h, C(1)), read(b, Base::kBias, lane, h, C(0)));
           for (int j = 0; j < Op::kColumns; ++j) {
             if (column[j] == nullptr) continue;
             C* const sum = column[j] + b.at + at;
@@ -168,7 +185,7 @@ class RowLoops : RowBatches<Isa, Op, T> {
     if (T* const output = b.row.written[Base::kOutput]) V::store(y[0], y[1], output + b.i + lane);
     T* const second = b.row.written[Base::kSecond];
     if (second == nullptr) return;
-    const auto of = [&](int h) { return op.second(V::keep_at(b.keep, lane + h * kLanes), y[h]); };
+    const auto of = [&](int h) { return op.second(lanes_of(b.keep, lane, h), y[h]); };
     V::store(of(0), of(1), second + b.i + lane);
   }
 

@@ -1,5 +1,7 @@
 // Vectors of values, in the compilers' own vector extension: one source for every instruction set and for ARM.
 //
+// The loops take registers in pairs, and how the elements of a pair lie in them is the type's (kInTurns).
+//
 // An instruction set is a struct that gives the width, the generator of random halves and, where the machine has
 // instructions for them, the conversions of float16. The generator makes the keep bits of kWords batches side by side
 // where a few are wanted, and of kLinearWords or so in a long loop. Everything is a template over it, so that no two
@@ -33,6 +35,13 @@ FD_HOST_DEVICE void store_bytes(void* to, T from) {
   std::memcpy(to, &from, sizeof(T));
 }
 
+// How the elements of two registers lie in them: those of the first come before those of the second, or, of bfloat16,
+// in turns. Then the two elements of a word lie in the same lane of either, and widening is a shift and a mask,
+// narrowing no permutation.
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first of two elements is a word's lower half");
+template <class T>
+constexpr bool kInTurns = std::is_same_v<T, BFloat16>;
+
 // A vector of elements in so many bytes.
 template <class Element, int kBytes>
 struct VectorOf {
@@ -47,12 +56,12 @@ struct VectorKeep {
   template <class C>
   using Keep = typename VectorOf<Integer<C>, kBytes>::type;
 
-  // The bits from `lane` on, one a lane.
-  template <class C>
-  static FD_HOST_DEVICE Keep<C> keep_at(uint64_t bits, int lane) {
+  // The bits from `first` on, one a lane, or every second bit.
+  template <class C, int kStep>
+  static FD_HOST_DEVICE Keep<C> keep_at(uint64_t bits, int first) {
     Keep<C> lane_bit;
-    for (size_t i = 0; i < kBytes / sizeof(C); ++i) lane_bit[i] = Integer<C>{1} << i;
-    return ((static_cast<Integer<C>>(bits >> lane) - Keep<C>{}) & lane_bit) != 0;
+    for (size_t i = 0; i < kBytes / sizeof(C); ++i) lane_bit[i] = Integer<C>{1} << kStep * i;
+    return ((static_cast<Integer<C>>(bits >> first) - Keep<C>{}) & lane_bit) != 0;
   }
 
   template <class Keep, class Values>
@@ -60,14 +69,6 @@ struct VectorKeep {
     return keep ? kept : dropped;
   }
 };
-
-// float to bfloat16, to nearest even, in the upper half of each word. A nan is left alone: it comes from a bfloat16
-// operand or an invalid operation, so its lower 16 bits are zero, and what rounding adds to them does not carry.
-template <class Values>
-FD_HOST_DEVICE auto round_to_bfloat16(Values v) {
-  const auto u = bit_cast<typename VectorOf<uint32_t, sizeof(Values)>::type>(v);
-  return u + 0x7fffu + ((u >> 16) & 1u);
-}
 
 // One register of C (float or double).
 template <class Isa, class C>
@@ -94,27 +95,61 @@ struct Vec {
 
   FD_HOST_DEVICE friend Vec where_less(Vec a, Vec b, Vec less, Vec other) { return Vec(a.v < b.v ? less.v : other.v); }
 
-  // kLanes bits from `lane` on, one a lane.
-  FD_HOST_DEVICE static Keep keep_at(uint64_t bits, int lane) { return Isa::template keep_at<C>(bits, lane); }
-
   FD_HOST_DEVICE static Vec load(const C* p) { return Vec(load_bytes<Values>(p)); }
   FD_HOST_DEVICE void store(C* p) const { store_bytes(p, v); }
 
-  // The narrower types, for C = float.
-  using Words = typename VectorOf<uint32_t, Isa::kBytes>::type;
-  using Halves = typename VectorOf<uint16_t, Isa::kBytes / 2>::type;
-  using Bytes = typename VectorOf<uint8_t, Isa::kBytes / 4>::type;
-
-  FD_HOST_DEVICE static Vec load(const BFloat16* p) {
-    return Vec(bit_cast<Values>(__builtin_convertvector(load_bytes<Halves>(p), Words) << 16));
+  // Register `half` of a pair of T, by the pair's first element: its decisions, and its values.
+  template <class T>
+  FD_HOST_DEVICE static Keep keep_at(uint64_t bits, int first, int half) {
+    if constexpr (kInTurns<T>) return Isa::template keep_at<C, 2>(bits, first + half);
+    return Isa::template keep_at<C, 1>(bits, first + half * kLanes);
   }
-  // Two registers, since narrowing them together takes a third of the instructions.
-  FD_HOST_DEVICE static void store(Vec first, Vec second, BFloat16* p) { Isa::store_bfloat16(first.v, second.v, p); }
-
+  template <class T>
+  FD_HOST_DEVICE static Vec load(const T* p, int half) {
+    return load(p + half * kLanes);
+  }
   template <class T>
   FD_HOST_DEVICE static void store(Vec first, Vec second, T* p) {
     first.store(p);
     second.store(p + kLanes);
+  }
+
+  using Words = typename VectorOf<uint32_t, Isa::kBytes>::type;
+  using Halves = typename VectorOf<uint16_t, Isa::kBytes>::type;
+  using Bytes = typename VectorOf<uint8_t, Isa::kBytes / 4>::type;
+  using PairsOfWords = typename VectorOf<uint64_t, 2 * Isa::kBytes>::type;
+
+  // The same of numbers that lie in memory as elements of T do, but are not converted.
+  template <class T>
+  FD_HOST_DEVICE static Vec load_as(const C* p, int half) {
+    if constexpr (kInTurns<T>) {
+      const PairsOfWords both = load_bytes<PairsOfWords>(p);
+      return Vec(bit_cast<Values>(__builtin_convertvector(half == 0 ? both : both >> 32, Words)));
+    }
+    return load(p, half);
+  }
+  template <class T>
+  FD_HOST_DEVICE static void store_as(Vec first, Vec second, C* p) {
+    if constexpr (kInTurns<T>) {
+      const PairsOfWords even = __builtin_convertvector(bit_cast<Words>(first.v), PairsOfWords);
+      return store_bytes(p, even | __builtin_convertvector(bit_cast<Words>(second.v), PairsOfWords) << 32);
+    }
+    return store(first, second, p);
+  }
+
+  // The narrower types, for C = float.
+  FD_HOST_DEVICE static Vec load(const BFloat16* p, int half) {
+    const Words both = load_bytes<Words>(p);
+    return Vec(bit_cast<Values>(half == 0 ? both << 16 : both & 0xffff0000u));
+  }
+  // To nearest even, both registers at once: what is cut off lies beside what is left. A nan is left alone: it comes
+  // from a bfloat16 operand or an invalid operation, so nothing is cut off.
+  FD_HOST_DEVICE static void store(Vec first, Vec second, BFloat16* p) {
+    const Words even = bit_cast<Words>(first.v), odd = bit_cast<Words>(second.v);
+    const Halves left = bit_cast<Halves>((odd & 0xffff0000u) | even >> 16);
+    const Halves cut = bit_cast<Halves>(odd << 16 | (even & 0xffffu));
+    const Halves rounds_up = static_cast<Halves>(cut >= (uint16_t{0x8000} | (~left & uint16_t{1})));
+    store_bytes(p, left - rounds_up);  // a truth value is -1
   }
 
   FD_HOST_DEVICE static Vec load(const Half* p) { return Vec(Isa::template load_half<Values>(p)); }

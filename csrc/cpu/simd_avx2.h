@@ -119,14 +119,6 @@ struct Avx2 : VectorKeep<32> {
     return !_mm256_testz_si256(any, any);
   }
 
-  // Packing interleaves the 128-bit halves, and the permutation puts them back.
-  template <class Values>
-  static FD_HOST_DEVICE void store_bfloat16(const Values& first, const Values& second, BFloat16* p) {
-    const __m256i low = (__m256i)(round_to_bfloat16(first) >> 16), high = (__m256i)(round_to_bfloat16(second) >> 16);
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
-  }
-
   template <class Values>
   static FD_HOST_DEVICE Values load_half(const Half* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

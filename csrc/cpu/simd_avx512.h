@@ -14,11 +14,16 @@ struct Avx512 {
   // Truth values live in mask registers, which is what keep bits are.
   template <class C>
   using Keep = std::conditional_t<sizeof(C) == 4, __mmask16, __mmask8>;
-  template <class C>
-  static FD_HOST_DEVICE Keep<C> keep_at(uint64_t bits, int lane) {
+  // The bits from `first` on, one a lane, or every second bit.
+  template <class C, int kStep>
+  static FD_HOST_DEVICE Keep<C> keep_at(uint64_t bits, int first) {
+    if constexpr (kStep == 2) {
+      bits = _pext_u64(bits, first % 2 == 0 ? 0x5555555555555555u : 0xaaaaaaaaaaaaaaaau);
+      first /= 2;
+    }
     // A shift written as one takes the bits to a general register and back.
-    if (__builtin_constant_p(lane) && lane > 0) bits = __builtin_ia32_kshiftridi(bits, lane);
-    return static_cast<Keep<C>>(__builtin_constant_p(lane) ? bits : bits >> lane);
+    if (__builtin_constant_p(first) && first > 0) bits = __builtin_ia32_kshiftridi(bits, first);
+    return static_cast<Keep<C>>(__builtin_constant_p(first) ? bits : bits >> first);
   }
   static FD_HOST_DEVICE __m512 select(__mmask16 keep, __m512 kept, __m512 dropped) {
     return _mm512_mask_blend_ps(keep, dropped, kept);
@@ -132,14 +137,6 @@ struct Avx512 {
       any = _kor_mask32(any, _mm512_cmpeq_epi16_mask(h.high[w], t));
     }
     return !_kortestz_mask32_u8(any, any);
-  }
-
-  template <class Values>
-  static FD_HOST_DEVICE void store_bfloat16(const Values& first, const Values& second, BFloat16* p) {
-    alignas(64) static constexpr uint16_t kUpper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
-                                                        33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-    const __m512i low = (__m512i)round_to_bfloat16(first), high = (__m512i)round_to_bfloat16(second);
-    _mm512_storeu_si512(p, _mm512_permutex2var_epi16(low, _mm512_load_si512(kUpper), high));
   }
 
   template <class Values>

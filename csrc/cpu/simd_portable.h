@@ -55,16 +55,6 @@ struct Portable : VectorKeep<16> {
   }
 
   template <class Values>
-  static FD_HOST_DEVICE void store_bfloat16(const Values& first, const Values& second, BFloat16* p) {
-    constexpr size_t kLanes = sizeof(Values) / sizeof(float);
-    const auto low = round_to_bfloat16(first), high = round_to_bfloat16(second);
-    for (size_t i = 0; i < kLanes; ++i) {
-      p[i].bits = static_cast<uint16_t>(low[i] >> 16);
-      p[i + kLanes].bits = static_cast<uint16_t>(high[i] >> 16);
-    }
-  }
-
-  template <class Values>
   static FD_HOST_DEVICE Values load_half(const Half* p) {
     Values v;
     for (size_t i = 0; i < sizeof(v) / sizeof(float); ++i) v[i] = to_compute(p[i]);
