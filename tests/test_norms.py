@@ -279,6 +279,17 @@ def test_nan_and_infinity_stay_within_their_row():
         assert normed[[0, 1, 3]].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_statistics_that_are_a_gpus_nan_give_gradients_that_are_nan(dtype, instruction_set):
+    gpus_nan = torch.tensor([0x7FFFFFFF] * 3, dtype=torch.int32).view(torch.float32)
+    rstd = gpus_nan.double() if dtype == torch.float64 else gpus_nan
+    x = torch.randn(3, 100, dtype=dtype)
+    gradients = ops.dropout_add_rms_norm_backward(
+        x, None, x, None, rstd, state(), 0.4, EPS["rms"], [True, True, False]
+    )
+    assert gradients[1].isnan().all()
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_large_mean_costs_no_precision(norm):
     inputs = tensors(norm, (4, 1000), torch.float32)

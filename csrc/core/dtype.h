@@ -1,6 +1,6 @@
 // The element types, as bits: storage only. A kernel computes in Compute<T> and rounds once, to nearest even.
 //
-// The conversions below are the portable ones; csrc/cpu/simd_*.h and csrc/cuda/vector.cuh use instructions where the
+// The conversions below are the portable ones; csrc/cpu/simd*.h and csrc/cuda/vector.cuh use instructions where the
 // machine has them, with the same results (the payload of a NaN excepted).
 #pragma once
 

@@ -51,6 +51,7 @@ class Batches {
     }
   }
 
+  // A pair of registers.
   template <bool kReadFirst>
   static FD_HOST_DEVICE void registers(const Pipeline& pipeline, const Batch& decisions, int lane, const Pointers& at,
                                        int64_t i) {

@@ -17,21 +17,23 @@ struct AddRows {
   void operator()(T) const {
     using C = Compute<T>;
     using V = Vec<Isa, C>;
-    constexpr int kPair = 2 * V::kLanes, kRegisters = kBatch / V::kLanes;
+    constexpr int kPair = 2 * V::kLanes, kPairs = kBatch / kPair;
     const T* const from = static_cast<const T*>(rows);
     C* const to = static_cast<C*>(sums);
     int64_t i = 0;
     for (; i + kBatch <= features; i += kBatch) {
-      V sum[kRegisters];
-      for (int k = 0; k < kRegisters; ++k) sum[k] = V::template load_as<T>(to + i + k / 2 * kPair, k % 2);
+      V sum[kPairs][2];
+      for (int k = 0; k < kPairs; ++k) {
+        for (int half = 0; half < 2; ++half) sum[k][half] = V::template load_as<T>(to + i + k * kPair, half);
+      }
       for (int64_t r = 0; r < count; ++r) {
         const T* const row = from + r * features + i;
-#pragma GCC unroll 16
-        for (int k = 0; k < kRegisters; ++k) sum[k] = sum[k] + V::load(row + k / 2 * kPair, k % 2);
+#pragma GCC unroll 8
+        for (int k = 0; k < kPairs; ++k) {
+          for (int half = 0; half < 2; ++half) sum[k][half] = sum[k][half] + V::load(row + k * kPair, half);
+        }
       }
-      for (int k = 0; k < kRegisters; k += 2) {
-        V::template store_as<T>(sum[k], sum[k + 1], to + i + k / 2 * kPair);
-      }
+      for (int k = 0; k < kPairs; ++k) V::template store_as<T>(sum[k][0], sum[k][1], to + i + k * kPair);
     }
     for (int64_t r = 0; r < count && i < features; ++r) {
       for (int64_t j = i; j < features; ++j) to[j] += to_compute(from[r * features + j]);

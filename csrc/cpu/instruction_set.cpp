@@ -8,6 +8,18 @@
 namespace fused_dropout {
 namespace {
 
+#if defined(__x86_64__)
+// What the target pragmas of kernels_*.cpp name.
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2");
+}
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 struct InstructionSet {
   const char* name;
   bool (*available)();
@@ -16,16 +28,8 @@ struct InstructionSet {
 
 const InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {"avx512",
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("bmi2");
-     },
-     &kernels_avx512},
-    {"avx2",
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"); },
-     &kernels_avx2},
+    {"avx512", has_avx512, &kernels_avx512},
+    {"avx2", has_avx2, &kernels_avx2},
 #endif
     {"portable", [] { return true; }, &kernels_portable},
 };

@@ -1,5 +1,6 @@
-// The kernels for machines with AVX-512 F, BW, DQ and VL. The standard headers come before the target pragma,
-// so that what they leave out of line runs on every machine; everything of ours comes after it.
+// The kernels for machines with AVX-512 F, BW, DQ and VL, and what kernels_avx2.cpp asks for. The standard headers come
+// before the target pragma, so that what they leave out of line runs on every machine; everything of ours comes after
+// it.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cmath>

@@ -112,7 +112,10 @@ class RowBatches {
     }
   }
 
-  // Register `half` of the pair that begins at `lane`: here and below.
+  // Of register `half` of the pair that begins at `lane`: its bits, and below its elements.
+  static FD_HOST_DEVICE auto lanes_of(uint64_t bits, int lane, int half) {
+    return V::template keep_at<T>(bits, lane, half);
+  }
   static FD_HOST_DEVICE V read(const Batch& b, int k, int lane, int half, C otherwise) {
     return b.row.read[k] ? V::load(b.row.read[k] + b.i + lane, half) : V(otherwise);
   }
@@ -125,15 +128,12 @@ class RowBatches {
     }
     if constexpr (Op::kAttends) {
       x[0] = x[0] * V(op.row.constant);
-      if (b.row.read[kAttnMask] != nullptr) x[0] = x[0] + read(b, kAttnMask, lane, half, C(0));
+      if (b.row.read[kAttnMask] != nullptr) x[0] = x[0] + V::load(b.row.read[kAttnMask] + b.i + lane, half);
       if (b.row.some != nullptr) {
         x[0] = select(lanes_of(b.attend, lane, half), x[0], V(-static_cast<C>(HUGE_VAL)));
       }
     }
     op.begin(lanes_of(b.keep, lane, half), x, kept);
-  }
-  static FD_HOST_DEVICE auto lanes_of(uint64_t bits, int lane, int half) {
-    return V::template keep_at<T>(bits, lane, half);
   }
 
   const RowArgs& args_;

@@ -4,17 +4,17 @@
 // so the result, is that of every instruction set. What is kept of a row's elements lies in a buffer that the first two
 // caches hold; of a longer row it is made again for each round. A part of the rows has its own sums of columns, and
 // what is a part follows from the shape alone, so these do not depend on the number of threads.
+//
+// Sums and what is kept lie in memory as registers hold them, which is not always the elements' order (kInTurns).
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "row_batches.h"
 
 namespace fused_dropout {
-
-// A pass's body: GCC has left some out of line, a fifth slower.
-#define FD_INLINE_LAMBDA __attribute__((always_inline))
 
 constexpr int64_t kRowBuffer = int64_t{1} << 15;  // elements: 128 KiB of float32, a quarter of a small second cache
 
@@ -55,7 +55,7 @@ class RowLoops : RowBatches<Isa, Op, T> {
       for (int j = 0; j < Op::kColumns; ++j) {
         C* const to = static_cast<C*>(args_.column[j]);
         if (to == nullptr) continue;
-        put_in_order(columns_[j].data(), padded_);
+        put_in_order(columns_[j]);
         std::copy_n(columns_[j].data(), args_.features, to + part * args_.features);
       }
     }
@@ -65,7 +65,7 @@ class RowLoops : RowBatches<Isa, Op, T> {
   void one_row(int64_t r) {
     const Row row = Base::row_at(r);
     for (int k = 0; k < 2 && Op::kBackward; ++k) {
-      if (args_.statistic[k]) op_.statistic[k] = static_cast<const C*>(args_.statistic[k])[r];
+      if (args_.statistic[k]) op_.statistic[k] = without_payload(static_cast<const C*>(args_.statistic[k])[r]);
     }
     round<0>(row);
     if constexpr (Op::kRounds > 1) round<1>(row);
@@ -74,6 +74,9 @@ class RowLoops : RowBatches<Isa, Op, T> {
     }
     results(row);
   }
+
+  // A GPU's nan has a payload that rounding to bfloat16 would carry into the sign (Vec::store).
+  static C without_payload(C x) { return x == x ? x : std::numeric_limits<C>::quiet_NaN(); }
 
   // What is kept of two registers of elements before round kRound; behind the last one, before the results. `buffer` is
   // null where it is made again each time.
@@ -108,19 +111,20 @@ class RowLoops : RowBatches<Isa, Op, T> {
     C* const kept_before = buffer();
     const int64_t padded = padded_;
     const bool makes = kRound == 0 || kept_before == nullptr;
+    // Inlined by word: GCC has left bodies like these out of line, a fifth slower.
     each_batch(row, {Op::kMaskFirst && makes, makes, false}, [&](const Batch& b) FD_INLINE_LAMBDA {
       each_pair([&](int lane) FD_INLINE_LAMBDA {
         V kept[2][kKept];
         recall<kRound>(op, b, lane, kept_before, padded, kept);
         for (int h = 0; h < 2; ++h) {
-          const int at = lane + h * kLanes;
+          const int slot = lane + h * kLanes;
           for (int k = 0; k < kKept && kept_before != nullptr && (kRound == 0 || Op::kKeepsSteps); ++k) {
-            kept[h][k].store(kept_before + k * padded + b.at + at);
+            kept[h][k].store(kept_before + k * padded + b.at + slot);
           }
           V add[kSums];
           op.template term<kRound>(kept[h], read(b, Base::kWeight, lane, h, C(1)), add);
           for (int s = 0; s < kSums; ++s) {
-            V& sum = partial.sum[s][at / kLanes];
+            V& sum = partial.sum[s][slot / kLanes];
             if (__builtin_expect(b.valid != ~uint64_t{0}, 0)) {
               add[s] = select(lanes_of(b.valid, lane, h), add[s], nothing);
             }
@@ -137,8 +141,7 @@ class RowLoops : RowBatches<Isa, Op, T> {
   template <bool kMaximum>
   static C tree(const V (&sum)[kBatch / kLanes]) {
     alignas(64) C value[kBatch];
-    for (int r = 0; r < kBatch / kLanes; ++r) sum[r].store(value + r * kLanes);
-    put_in_order(value, kBatch);
+    for (int r = 0; r < kBatch / kLanes; r += 2) V::template store_as<T>(sum[r], sum[r + 1], value + r * kLanes);
     for (int half = kBatch / 2; half > 0; half /= 2) {
       for (int i = 0; i < half; ++i) {
         const C a = value[i], b = value[i + half];
@@ -148,11 +151,10 @@ class RowLoops : RowBatches<Isa, Op, T> {
     return value[0];
   }
 
-  // Numbers that were stored register by register: the elements' order.
-  static void put_in_order(C* values, int64_t count) {
-    if constexpr (!kInTurns<T>) return;
-    for (C* p = values; p < values + count; p += 2 * kLanes) {
-      V::template store_as<T>(V::load(p, 0), V::load(p, 1), p);
+  static void put_in_order(std::vector<C>& column) {
+    for (size_t i = 0; kInTurns<T> && i < column.size(); i += 2 * kLanes) {
+      C* const pair = column.data() + i;
+      V::template store_as<T>(V::load(pair, 0), V::load(pair, 1), pair);
     }
   }
 
@@ -168,11 +170,11 @@ class RowLoops : RowBatches<Isa, Op, T> {
         V kept[2][kKept], y[2];
         recall<Op::kRounds>(op, b, lane, kept_before, padded, kept);
         for (int h = 0; h < 2; ++h) {
-          const int at = lane + h * kLanes;
+          const int slot = lane + h * kLanes;
           y[h] = op.output(kept[h], read(b, Base::kWeight, lane, h, C(1)), read(b, Base::kBias, lane, h, C(0)));
           for (int j = 0; j < Op::kColumns; ++j) {
             if (column[j] == nullptr) continue;
-            C* const sum = column[j] + b.at + at;
+            C* const sum = column[j] + b.at + slot;
             if constexpr (Op::kColumns > 0) (V::load(sum) + op.column(j, kept[h])).store(sum);
           }
         }

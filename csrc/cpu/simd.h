@@ -36,11 +36,11 @@ FD_HOST_DEVICE void store_bytes(void* to, T from) {
 }
 
 // How the elements of two registers lie in them: those of the first come before those of the second, or, of bfloat16,
-// in turns. Then the two elements of a word lie in the same lane of either, and widening is a shift and a mask,
+// in turns. Then the two elements of 32 bits lie in the same lane of either, and widening is a shift and a mask,
 // narrowing no permutation.
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first of two elements is a word's lower half");
 template <class T>
 constexpr bool kInTurns = std::is_same_v<T, BFloat16>;
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first of two elements is the lower half of their word");
 
 // A vector of elements in so many bytes.
 template <class Element, int kBytes>
@@ -115,11 +115,9 @@ struct Vec {
   }
 
   using Words = typename VectorOf<uint32_t, Isa::kBytes>::type;
-  using Halves = typename VectorOf<uint16_t, Isa::kBytes>::type;
-  using Bytes = typename VectorOf<uint8_t, Isa::kBytes / 4>::type;
   using PairsOfWords = typename VectorOf<uint64_t, 2 * Isa::kBytes>::type;
 
-  // The same of numbers that lie in memory as elements of T do, but are not converted.
+  // The same of numbers of C in the elements' order (noise, sums), for registers of T.
   template <class T>
   FD_HOST_DEVICE static Vec load_as(const C* p, int half) {
     if constexpr (kInTurns<T>) {
@@ -138,17 +136,21 @@ struct Vec {
   }
 
   // The narrower types, for C = float.
+  using Halves = typename VectorOf<uint16_t, Isa::kBytes>::type;
+  using Bytes = typename VectorOf<uint8_t, Isa::kBytes / 4>::type;
+
   FD_HOST_DEVICE static Vec load(const BFloat16* p, int half) {
     const Words both = load_bytes<Words>(p);
     return Vec(bit_cast<Values>(half == 0 ? both << 16 : both & 0xffff0000u));
   }
-  // To nearest even, both registers at once: what is cut off lies beside what is left. A nan is left alone: it comes
-  // from a bfloat16 operand or an invalid operation, so nothing is cut off.
+  // To nearest even, both registers at once: the upper halves, which are left, and the lower ones, which are cut off,
+  // each in the elements' order. Of a nan the lower half must be zero, so that nothing is rounded; it is, where the nan
+  // comes from a bfloat16 operand or an invalid operation.
   FD_HOST_DEVICE static void store(Vec first, Vec second, BFloat16* p) {
     const Words even = bit_cast<Words>(first.v), odd = bit_cast<Words>(second.v);
     const Halves left = bit_cast<Halves>((odd & 0xffff0000u) | even >> 16);
     const Halves cut = bit_cast<Halves>(odd << 16 | (even & 0xffffu));
-    const Halves rounds_up = static_cast<Halves>(cut >= (uint16_t{0x8000} | (~left & uint16_t{1})));
+    const Halves rounds_up = bit_cast<Halves>(cut >= (uint16_t{0x8000} | (~left & uint16_t{1})));
     store_bytes(p, left - rounds_up);  // a truth value is -1
   }
 

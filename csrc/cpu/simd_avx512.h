@@ -1,5 +1,6 @@
-// AVX-512 (F, BW, DQ, VL): eight Philox lanes of 64 bits in a register, and several registers side by side: one chain
-// of dependent multiplications alone leaves the multipliers idle most of the time. Keep bits stay in mask registers.
+// AVX-512 (F, BW, DQ, VL) with BMI2: eight Philox lanes of 64 bits in a register, and several registers side by side:
+// one chain of dependent multiplications alone leaves the multipliers idle most of the time. Keep bits stay in mask
+// registers; those of bfloat16 pass general ones, where the even and the odd ones are taken apart.
 #pragma once
 
 #include "simd.h"

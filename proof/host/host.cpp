@@ -27,7 +27,7 @@
 #endif
 #endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && \
-    !defined(FD_WITHOUT_AVX512)
+    defined(__BMI2__) && !defined(FD_WITHOUT_AVX512)
 #define FD_AVX512
 #include "cpu/simd_avx512.h"
 #endif
