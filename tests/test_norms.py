@@ -284,9 +284,7 @@ def test_statistics_that_are_a_gpus_nan_give_gradients_that_are_nan(dtype, instr
     gpus_nan = torch.tensor([0x7FFFFFFF] * 3, dtype=torch.int32).view(torch.float32)
     rstd = gpus_nan.double() if dtype == torch.float64 else gpus_nan
     x = torch.randn(3, 100, dtype=dtype)
-    gradients = ops.dropout_add_rms_norm_backward(
-        x, None, x, None, rstd, state(), 0.4, EPS["rms"], [True, True, False]
-    )
+    gradients = ops.dropout_add_rms_norm_backward(x, None, x, None, rstd, state(), 0.4, EPS["rms"], [True, True, False])
     assert gradients[1].isnan().all()
 
 
