@@ -279,7 +279,7 @@ def test_nan_and_infinity_stay_within_their_row():
         assert normed[[0, 1, 3]].isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_statistics_that_are_a_gpus_nan_give_gradients_that_are_nan(dtype, instruction_set):
     gpus_nan = torch.tensor([0x7FFFFFFF] * 3, dtype=torch.int32).view(torch.float32)
     rstd = gpus_nan.double() if dtype == torch.float64 else gpus_nan

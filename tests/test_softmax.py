@@ -188,6 +188,15 @@ def test_gradcheck_of_both_orders_and_forward_mode(kind, p):
     torch.autograd.gradgradcheck(call, given, check_fwd_over_rev=True, check_batched_grad=True)
 
 
+@pytest.mark.parametrize("bad", ["maximum", "inverse"])
+def test_statistics_that_are_a_gpus_nan_give_gradients_that_are_nan(bad, instruction_set):
+    gpus_nan = torch.tensor([0x7FFFFFFF] * 3, dtype=torch.int32).view(torch.float32)
+    statistics = [gpus_nan if name == bad else torch.ones(3) for name in ("maximum", "inverse")]
+    x = torch.randn(3, 100, dtype=torch.bfloat16)
+    gradient, _ = ops.softmax_dropout_backward(x, x, None, *statistics, state(), 0.4, 1.0, [True, False])
+    assert gradient.isnan().all()
+
+
 def test_second_derivatives_of_a_row_in_which_nothing_takes_part():
     x, mask = scores(4, grad=True), torch.ones(5, 4, dtype=torch.bool)
     mask[1] = False
