@@ -69,6 +69,17 @@ def calls() -> list[Call]:
     made.append(_call("dropout_and_sum", f32, (70, 90), 0.5, 3, None, "every second"))
     no_rows = _call("dropout_and_sum", f32, (9, 5, 64), 0.5, 3, (0, 64, 1))  # that one stride counts: left to others
     made.append(no_rows | {"expected": np.full_like(no_rows["expected"], UNTOUCHED)})
+    # Operands that begin again with each row, or are constant along it.
+    for shape, strides in (((700, 7), None), ((3, 130, 40), None), ((3, 130, 40), (40, 0, 1)), ((90, 48), (1, 0)),
+                           ((2, 3, 65, 16), (3120, 1040, 16, 1)), ((1500, 2), None), ((5, 1030), None)):  # fmt: skip
+        made += [_call("bias_dropout_add", dtype, shape, 0.4, 2**35 - 99, strides) for dtype in (f32, f64)]
+    made.append(_call("bias_dropout_add", bf16, (3, 130, 40), 0.4, 0, None, "every second"))
+    for constant in ("a number", "a number a row", "a number a sample", "a row a sample"):
+        for shape in ((3, 130, 67), (2, 5, 9001)):
+            made.append(_call("dropout", f32, shape, 0.3, 5, None, constant))
+            made.append(_call("bias_dropout_add", bf16, shape, 0.3, 5, None, constant))
+        made.append(_call("dropout", f32, (3, 130, 67), 0.3, 5, (130, 1, 390), constant))
+        made.append(_call("dropout", f32, (70, 50, 3), 0.3, 5, (1, 210, 70), constant))
     made.append(_call("dropout", f32, (97, 33), 0.3, 0, None, "reversed"))  # the last tile as wide as it is long
     made += [_call("dropout", f32, (40, 33), p, 0, (0, 0)) for p in (0.01, 0.99)]  # mask index 0 comes first
     # Enough elements that some high halves equal the threshold's.
@@ -87,6 +98,13 @@ NOISE = {  # shapes and mask strides
     "pairs": ((700, 2), (1, 0)), "pairs with a gap": ((70, 33, 2), (40, 1, 0)),
     "short rows with gaps": ((7, 5, 48, 4), (1000, 50, 1, 0)),
 }  # fmt: skip
+# Of an operand, along which of three dimensions it has elements of its own.
+CONSTANT = {
+    "a number": (0, 0, 0),
+    "a number a row": (1, 1, 0),
+    "a number a sample": (1, 0, 0),
+    "a row a sample": (1, 0, 1),
+}
 
 
 def _call(pipeline: str, dtype: torch.dtype, shape: tuple[int, ...], p: float, base: int = 0,
@@ -118,9 +136,9 @@ def _call(pipeline: str, dtype: torch.dtype, shape: tuple[int, ...], p: float, b
     else:
         result = _oracle(pipeline)(*inputs, state, p, **options)
         outputs = [result] if isinstance(result, Tensor) else list(result)
-    # An output is laid out as the input; where that has gaps it is dense, as empty_like makes it.
-    first = outputs[0] if summed else _laid_out(outputs[0], layout)
-    first = first.contiguous() if layout == "every second" else first
+    # An output is laid out as the input; where that has gaps or is expanded it is dense, as empty_like makes it.
+    dense = summed or layout == "every second" or layout in CONSTANT
+    first = outputs[0].contiguous() if dense else _laid_out(outputs[0], layout)
     return stored | {f"x{k}": _bytes(x) for k, x in enumerate(inputs)} | {
         "pipeline": np.array(pipeline), "dtype": np.array(DTYPES[dtype]), "p": np.array(p),
         "inputs": np.array(len(inputs)),
@@ -143,6 +161,8 @@ def _oracle(pipeline: str) -> Callable[..., Tensor | tuple[Tensor, ...]]:
 def _laid_out(t: Tensor, layout: str) -> Tensor:
     if layout == "every second":
         return torch.stack([t, t], -1)[..., 0]
+    if layout in CONSTANT:
+        return t[tuple(slice(None if own else 1) for own in CONSTANT[layout])].expand_as(t)
     dims = range(t.dim())
     memory = {"reversed": [*reversed(dims)], "channels_last": [0, *dims[2:], 1]}.get(layout, [*dims])
     return t.permute(memory).contiguous().permute([memory.index(d) for d in dims])

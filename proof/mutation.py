@@ -40,8 +40,8 @@ FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
         "bits.h", "layout.cpp", "layout.h", "mask.h", "philox.h",
     )},
     **{f"cpu/{name}": ((CPU_PATH,), host.CUT) for name in (
-        "batches.h", "column_loops.h", "columns.cpp", "decisions.h", "elementwise.h", "elementwise_loops.h", "makers.h",
-        "rows.h", "simd.h", "tiles.h",
+        "batches.h", "column_loops.h", "columns.cpp", "decisions.h", "elementwise.h", "elementwise_loops.h",
+        "long_rows.h", "makers.h", "rows.h", "simd.h", "tiles.h",
     )},
     **{f"cpu/simd_{path}.h": ((path,), host.CUT) for path in ("portable", "avx2", "avx512")},
     **{f"cuda/{name}": ((CUDA_PATH,), host.CUT) for name in (

@@ -20,7 +20,25 @@ struct ElementwiseArgs {
   ProbabilitySource p;
   Gain gain = Gain::kUpscale;
   const uint64_t* keep_bits = nullptr;  // of a pipeline whose noise is stored: bit i of word w is mask index 64 w + i
+
+  // Leaves what lies from `at` on, an offset of this call.
+  void begin(int count, DType dtype, const Offsets& at) {
+    for (int k = 0; k < layout.operands; ++k) {
+      const int64_t bytes = at.operand[k] * bytes_of(dtype);
+      if (k < count) {
+        outputs[k] = static_cast<char*>(outputs[k]) + bytes;
+      } else {
+        inputs[k - count] = static_cast<const char*>(inputs[k - count]) + bytes;
+      }
+    }
+    layout.mask_base = at.mask_index;
+  }
 };
+
+// How many tensors a pipeline of the table writes.
+inline int outputs_of(PipelineId pipeline) {
+  return KernelTable::visit(pipeline, [](auto row) { return decltype(row)::template Pipeline<float>::kOutputs; });
+}
 
 // Calls visit(Pipeline<C>, T) with the types that a pipeline and a dtype stand for: the one list of instantiations.
 template <template <class> class Pipeline, class Visitor>

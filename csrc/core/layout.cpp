@@ -16,7 +16,7 @@ namespace {
 // Dimension d continues dimension d - 1 in every operand.
 bool operands_continue(const Layout& l, int d) {
   bool all = true;
-  for (int k = 0; k < l.operands; ++k) all = all && l.stride[k][d] == l.stride[k][d - 1] * l.size[d - 1];
+  for (int k = 0; k < l.operands; ++k) all = all && l.continues(k, d);
   return all;
 }
 
@@ -29,6 +29,32 @@ bool mask_continues(const Layout& l, int d) {
 void Layout::find_runs() {
   flat = 1;
   while (flat < ndim && operands_continue(*this, flat)) ++flat;
+}
+
+void Layout::split(int d, int64_t inner) {
+  for (int above = ndim++; above > d; --above) swap(above, above - 1);
+  size[d] = inner;
+  size[d + 1] /= inner;
+  for (int k = 0; k < operands; ++k) {
+    stride[k][d] = stride[k][d + 1];
+    stride[k][d + 1] *= inner;
+  }
+  mask_stride[d] = mask_stride[d + 1];
+  mask_stride[d + 1] *= static_cast<uint64_t>(inner);
+}
+
+void Layout::merge() {
+  int merged = 1;
+  for (int d = 1; d < ndim; ++d) {
+    if (merged != d) swap(merged, d);
+    if (operands_continue(*this, merged) && mask_continues(*this, merged)) {
+      size[merged - 1] *= size[merged];
+    } else {
+      ++merged;
+    }
+  }
+  ndim = merged;
+  find_runs();
 }
 
 Layout plan(int ndim, const int64_t* sizes, int operands, const int64_t* const* strides, const uint64_t* mask_strides,
@@ -53,17 +79,7 @@ Layout plan(int ndim, const int64_t* sizes, int operands, const int64_t* const* 
     l.flat = 1;
     return l;
   }
-  int merged = 1;
-  for (int d = 1; d < l.ndim; ++d) {
-    if (merged != d) l.swap(merged, d);
-    if (operands_continue(l, merged) && mask_continues(l, merged)) {
-      l.size[merged - 1] *= l.size[merged];
-    } else {
-      ++merged;
-    }
-  }
-  l.ndim = merged;
-  l.find_runs();
+  l.merge();
   return l;
 }
 

@@ -110,8 +110,13 @@ struct Layout {
     return at;
   }
 
+  // Dimension d of operand k continues dimension d - 1.
+  bool continues(int k, int d) const { return stride[k][d] == stride[k][d - 1] * size[d - 1]; }
+
   void swap(int a, int b);
-  void find_runs();  // sets `flat`
+  void split(int d, int64_t inner);  // into `inner`, which divides it, and above that the rest
+  void merge();                      // neighbours that all maps walk in one stride, and sets `flat`
+  void find_runs();                  // sets `flat`
 };
 
 // `strides[k]` are those of operand k, in elements, in the tensor's own order of dimensions, as are the mask strides.

@@ -24,7 +24,8 @@ class Batches {
       : args_(args),
         layout_(args.layout),
         pipeline_(args.p.load(), args.gain),
-        unit_(layout_.unit_inner_strides()),
+        unit_(unit(layout_)),
+        constants_(unit_ && !layout_.unit_inner_strides()),
         decisions_(args) {}
 
   struct Pointers {
@@ -37,6 +38,27 @@ class Batches {
     for (int k = 0; k < kOutputs; ++k) p.y[k] = static_cast<T*>(args_.outputs[k]) + at.operand[k];
     for (int k = 0; k < kInputs; ++k) p.x[k] = static_cast<const T*>(args_.inputs[k]) + at.operand[kOutputs + k];
     return p;
+  }
+
+  // Operands are contiguous along dimension 0, or constant: an expanded gradient, a number for each channel.
+  static bool unit(const Layout& l) {
+    bool all = true;
+    for (int k = 0; k < l.operands; ++k) all = all && (l.stride[k][0] == 1 || l.stride[k][0] == 0);
+    return all;
+  }
+
+  template <int64_t kElements>
+  using Copies = T[kInputs > 0 ? kInputs : 1][kElements];
+
+  // The constant ones as rows of `n` elements, of which `at` then takes them.
+  template <int64_t kElements>
+  void spread(Pointers& at, Copies<kElements>& copies, int64_t n) const {
+    for (int k = 0; k < kInputs; ++k) {
+      if (layout_.stride[kOutputs + k][0] != 0) continue;
+      const T value = *at.x[k];
+      for (int64_t i = 0; i < n; ++i) copies[k][i] = value;
+      at.x[k] = copies[k];
+    }
   }
 
   // Register `half` of the pair that begins at `lane` of the batch, which begins at element `i`.
@@ -121,7 +143,7 @@ class Batches {
   const ElementwiseArgs& args_;
   const Layout& layout_;
   const Pipeline pipeline_;
-  const bool unit_;
+  const bool unit_, constants_;
   Decisions decisions_;
 };
 

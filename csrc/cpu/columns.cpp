@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "elementwise.h"
 #include "instruction_set.h"
+#include "long_rows.h"
 
 namespace fused_dropout {
 namespace {
@@ -26,18 +26,6 @@ void add_up(const C* parts, int64_t count, int64_t features, T* to, int64_t begi
     for (int64_t part = 0; part < count; ++part) sum += parts[part * features + i];
     from_compute(sum, to[i]);
   }
-}
-
-// The same call for the rows [first, first + count) alone.
-ElementwiseArgs narrowed(const ElementwiseArgs& args, DType dtype, int64_t features, int64_t first, int64_t count) {
-  const int64_t bytes = bytes_of(dtype);
-  ElementwiseArgs part = args;
-  const Offsets at = part.layout.narrow(features, first, count);
-  part.outputs[0] = static_cast<char*>(args.outputs[0]) + at.operand[0] * bytes;
-  for (int k = 1; k < args.layout.operands; ++k) {
-    part.inputs[k - 1] = static_cast<const char*>(args.inputs[k - 1]) + at.operand[k] * bytes;
-  }
-  return part;
 }
 
 }  // namespace
@@ -81,10 +69,13 @@ void run_and_sum(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, 
       const int64_t last = std::min(rows, (part + 1) * in_part);
       for (int64_t r = part * in_part; r < last; r += in_block) {
         const int64_t count = std::min(in_block, last - r);
-        ElementwiseArgs block = narrowed(args, dtype, features, r, count);
-        arrange(block.layout);
-        family.elementwise(pipeline, dtype, block, 0, elementwise_work(block.layout).items);
-        family.add_rows(dtype, block.outputs[0], count, features, to);
+        ElementwiseArgs block = args;
+        block.begin(1, dtype, block.layout.narrow(features, r, count));
+        const void* const written = block.outputs[0];
+        with_long_rows(pipeline, dtype, block, [&](const ElementwiseArgs& rows_of_block) {
+          family.elementwise(pipeline, dtype, rows_of_block, 0, elementwise_work(rows_of_block.layout).items);
+        });
+        family.add_rows(dtype, written, count, features, to);
       }
     }
   });

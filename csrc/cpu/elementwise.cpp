@@ -12,6 +12,7 @@
 #include "../new_output.h"
 #include "columns.h"
 #include "instruction_set.h"
+#include "long_rows.h"
 
 namespace fused_dropout {
 namespace {
@@ -41,13 +42,14 @@ struct CpuBackend {
   }
 
   static void run(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
-    arrange(args.layout);
-    const Work work = elementwise_work(args.layout);
-    if (work.items == 0) return;
-    const int64_t grain = std::max<int64_t>(1, kElementsPerThread / work.elements_per_item);
     const Kernels& family = kernels();
-    at::parallel_for(0, work.items, grain,
-                     [&](int64_t begin, int64_t end) { family.elementwise(pipeline, dtype, args, begin, end); });
+    with_long_rows(pipeline, dtype, args, [&](const ElementwiseArgs& part) {
+      const Work work = elementwise_work(part.layout);
+      if (work.items == 0) return;
+      const int64_t grain = std::max<int64_t>(1, kElementsPerThread / work.elements_per_item);
+      at::parallel_for(0, work.items, grain,
+                       [&](int64_t begin, int64_t end) { family.elementwise(pipeline, dtype, part, begin, end); });
+    });
   }
 
   static bool sums(const Layout& layout, int64_t features) {

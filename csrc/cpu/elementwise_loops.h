@@ -16,6 +16,7 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
   using Base = Rows<Isa, Pipeline, T>;
   using Base::advance;
   using Base::batch;
+  using Base::constants_;
   using Base::coordinate_;
   using Base::decisions_;
   using Base::layout_;
@@ -53,11 +54,18 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
 
     int64_t rest = from;
     for (int d = 0; d < layout_.flat; ++d) coordinate_[d] = Layout::take(rest, layout_.size[d]);
-    rows(pointers(at), mask, std::min(kStretch, layout_.run() - from));
+    const int64_t n = std::min(kStretch, layout_.run() - from);
+    constants_ ? rows_with_constants(pointers(at), mask, n) : rows(pointers(at), mask, n);
+  }
+
+  __attribute__((noinline)) void rows_with_constants(Pointers at, const MaskPlace& mask, int64_t n) {
+    alignas(64) typename Base::template Copies<kStretch> constants;
+    Base::spread(at, constants, n);
+    rows(at, mask, n);
   }
 
   // Goes through the rows of a run: whole batches within a row, and batches that are put together from several.
-  void rows(Pointers at, MaskPlace mask, int64_t n) {
+  __attribute__((noinline)) void rows(Pointers at, MaskPlace mask, int64_t n) {
     while (n > 0) {
       const int64_t left = std::min(n, mask.left);
       int64_t done;

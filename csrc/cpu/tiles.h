@@ -14,6 +14,7 @@ class Tiles : protected Batches<Isa, Pipeline, T> {
   using Base = Batches<Isa, Pipeline, T>;
   using Base::advance;
   using Base::batch;
+  using Base::constants_;
   using Base::decisions_;
   using Base::layout_;
   using Base::pipeline_;
@@ -57,8 +58,10 @@ class Tiles : protected Batches<Isa, Pipeline, T> {
     }
     if (np < kBatch && np == layout_.size[0] && layout_.flat > 1) return narrow(made[0], pointers(at), nq);
     const Pipeline pipeline = pipeline_;  // a copy, as in linear_batches
+    alignas(64) typename Base::template Copies<Decisions::kAcross> constants;
     for (int64_t q = 0; q < nq; ++q, layout_.step(at, 1, 1)) {
       Pointers run = pointers(at);
+      if (constants_) Base::spread(run, constants, np);
       int64_t p = 0;
       for (; unit_ && p + kBatch <= np; p += kBatch) {
         batch(pipeline, made[p / kBatch][q / kBatch][q % kBatch], run, p);
@@ -72,6 +75,8 @@ class Tiles : protected Batches<Isa, Pipeline, T> {
 
   // Dimension 0 is shorter than a batch, and dimension 1 continues it: batches are put together across.
   void narrow(const Batch (&squares)[kSquares][kBatch], Pointers at, int64_t nq) {
+    alignas(64) typename Base::template Copies<kBatch> constants;
+    if (constants_) Base::spread(at, constants, kBatch);
     const int np = static_cast<int>(layout_.size[0]);
     Batch decided{};
     int filled = 0;

@@ -12,6 +12,7 @@
 #include "cpu/column_loops.h"
 #include "cpu/columns.cpp"
 #include "cpu/elementwise_loops.h"
+#include "cpu/long_rows.h"
 #include "cpu/simd_portable.h"
 // FD_WITHOUT_CUDA, _PORTABLE, _AVX2 and _AVX512 leave paths out, for who compiles often.
 #if !defined(FD_WITHOUT_CUDA)
@@ -60,15 +61,16 @@ bool and_sum_on_cpu(DType dtype, const ElementwiseArgs& args, int64_t numel, int
 
 template <class Isa>
 bool on_cpu(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
-  arrange(args.layout);
-  const int64_t items = elementwise_work(args.layout).items, share = (items + threads - 1) / threads;
-  std::vector<std::thread> others;
-  for (int64_t begin = share; begin < items; begin += share) {
-    const int64_t end = std::min(items, begin + share);
-    others.emplace_back([=, &args] { run_elementwise<Isa>(pipeline, dtype, args, begin, end); });
-  }
-  run_elementwise<Isa>(pipeline, dtype, args, 0, std::min(items, share));
-  for (std::thread& other : others) other.join();
+  with_long_rows(pipeline, dtype, args, [&](const ElementwiseArgs& part) {
+    const int64_t items = elementwise_work(part.layout).items, share = (items + threads - 1) / threads;
+    std::vector<std::thread> others;
+    for (int64_t begin = share; begin < items; begin += share) {
+      const int64_t end = std::min(items, begin + share);
+      others.emplace_back([=, &part] { run_elementwise<Isa>(pipeline, dtype, part, begin, end); });
+    }
+    run_elementwise<Isa>(pipeline, dtype, part, 0, std::min(items, share));
+    for (std::thread& other : others) other.join();
+  });
   return true;
 }
 
