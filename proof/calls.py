@@ -1,7 +1,7 @@
 """Calls that reach every loop and kernel, with the outputs that they must have: for libraries without torch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,11 @@ OF_ELEMENTS = {  # pipelines that add no loop and no kernel to these
 
 def prepared(path: Path) -> Path:
     """A file of all calls."""
-    arrays = {f"{number}.{name}": value for number, call in enumerate(calls()) for name, value in call.items()}
+    return save(path, calls())
+
+
+def save(path: Path, some: Iterable[Call]) -> Path:
+    arrays = {f"{number}.{name}": value for number, call in enumerate(some) for name, value in call.items()}
     np.savez(path, rng_version=np.array(reference.RNG_VERSION), **arrays)
     return path
 
@@ -70,11 +74,14 @@ def calls() -> list[Call]:
     no_rows = _call("dropout_and_sum", f32, (9, 5, 64), 0.5, 3, (0, 64, 1))  # that one stride counts: left to others
     made.append(no_rows | {"expected": np.full_like(no_rows["expected"], UNTOUCHED)})
     # Operands that begin again with each row, or are constant along it.
-    for shape, strides in (((700, 7), None), ((3, 130, 40), None), ((3, 130, 40), (40, 0, 1)), ((90, 48), (1, 0)),
-                           ((2, 3, 65, 16), (3120, 1040, 16, 1)), ((1500, 2), None), ((5, 1030), None)):  # fmt: skip
+    for shape, strides in (((700, 7), None), ((293, 7), None), ((1500, 2), None), ((5, 1030), None),
+                           ((3, 130, 40), None), ((3, 130, 40), (40, 0, 1)), ((90, 48), (1, 0)),
+                           ((2, 3, 65, 16), (3120, 1040, 16, 1))):  # fmt: skip
         made += [_call("bias_dropout_add", dtype, shape, 0.4, 2**35 - 99, strides) for dtype in (f32, f64)]
     made.append(_call("bias_dropout_add", bf16, (3, 130, 40), 0.4, 0, None, "every second"))
-    for constant in ("a number", "a number a row", "a number a sample", "a row a sample"):
+    made.append(_call("dropout", f32, (70, 50), 0.4, 0, None, "part of another"))
+    made.append(_call("bias_dropout_add", f64, (3, 130, 7), 0.4, 0, None, "a row"))
+    for constant in CONSTANT:
         for shape in ((3, 130, 67), (2, 5, 9001)):
             made.append(_call("dropout", f32, shape, 0.3, 5, None, constant))
             made.append(_call("bias_dropout_add", bf16, shape, 0.3, 5, None, constant))
@@ -98,13 +105,10 @@ NOISE = {  # shapes and mask strides
     "pairs": ((700, 2), (1, 0)), "pairs with a gap": ((70, 33, 2), (40, 1, 0)),
     "short rows with gaps": ((7, 5, 48, 4), (1000, 50, 1, 0)),
 }  # fmt: skip
-# Of an operand, along which of three dimensions it has elements of its own.
-CONSTANT = {
-    "a number": (0, 0, 0),
-    "a number a row": (1, 1, 0),
-    "a number a sample": (1, 0, 0),
+CONSTANT = {  # of an operand, along which of three dimensions it has elements of its own
+    "a number": (0, 0, 0), "a row": (0, 0, 1), "a number a row": (1, 1, 0), "a number a sample": (1, 0, 0),
     "a row a sample": (1, 0, 1),
-}
+}  # fmt: skip
 
 
 def _call(pipeline: str, dtype: torch.dtype, shape: tuple[int, ...], p: float, base: int = 0,
@@ -116,36 +120,36 @@ def _call(pipeline: str, dtype: torch.dtype, shape: tuple[int, ...], p: float, b
     for kind in (OPERANDS | OF_ELEMENTS)[pipeline]:
         some = shape if kind == "x" else shape[-1:]
         x = torch.randint(-3, 4, some, generator=generator) if summed else torch.randn(some, generator=generator)
-        inputs.append(_laid_out(x.to(dtype), layout) if kind == "x" else x.to(dtype).expand(shape))
+        laid_out = kind == "x" or layout == "every second"
+        inputs.append((_laid_out(x.to(dtype), layout) if laid_out else x.to(dtype)).expand(shape))
     if inputs and not summed and layout == "contiguous" and inputs[0].numel() > 5:
         inputs[0].view(-1)[4] = math.inf
-    state = torch.tensor([answers.signed(word) for word in STATE])
     options = {"mask_strides": strides, "mask_base": answers.signed(base)}
     stored: Call = {}
     if pipeline == "block_dropout":  # the keep bits of another state, as the blocks leave them in memory
         last = base + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        bits = reference.keep_mask(state, [(last // 64 + 6) * 64], 0.5)
+        bits = reference.keep_mask(state(), [(last // 64 + 6) * 64], 0.5)
         stored["keep_bits"] = np.packbits(bits.numpy(), bitorder="little").view(np.uint64)
         gain = torch.tensor(reference.gain_of(p, reference.GAIN_UPSCALE), dtype=dtype)
         outputs = [torch.where(torch.as_strided(bits, shape, strides, base), inputs[0] * gain, 0.0)]
     elif pipeline == "keep_mask":
-        outputs = [reference.keep_mask(state, list(shape), p, **options)]
+        outputs = [reference.keep_mask(state(), list(shape), p, **options)]
     elif summed:
-        y = reference.dropout_apply(inputs[0], state, p, **options).contiguous()
+        y = reference.dropout_apply(inputs[0], state(), p, **options).contiguous()
         outputs = [y, y.flatten(0, -2).sum(0)]
     else:
-        result = _oracle(pipeline)(*inputs, state, p, **options)
+        result = _oracle(pipeline)(*inputs, state(), p, **options)
         outputs = [result] if isinstance(result, Tensor) else list(result)
     # An output is laid out as the input; where that has gaps or is expanded it is dense, as empty_like makes it.
-    dense = summed or layout == "every second" or layout in CONSTANT
+    dense = summed or layout in ("every second", "part of another", *CONSTANT)
     first = outputs[0].contiguous() if dense else _laid_out(outputs[0], layout)
-    return stored | {f"x{k}": _bytes(x) for k, x in enumerate(inputs)} | {
+    return stored | {f"x{k}": as_bytes(x) for k, x in enumerate(inputs)} | {
         "pipeline": np.array(pipeline), "dtype": np.array(DTYPES[dtype]), "p": np.array(p),
         "inputs": np.array(len(inputs)),
         "sizes": np.array(shape, dtype=np.int64), "mask_strides": np.array(strides, dtype=np.int64).view(np.uint64),
         "strides": np.array([t.stride() for t in (first, *inputs)], dtype=np.int64),
         "state": np.array([base, *STATE], dtype=np.uint64),
-        "expected": np.concatenate([_bytes(first), *map(_bytes, outputs[1:])]),
+        "expected": np.concatenate([as_bytes(first), *map(as_bytes, outputs[1:])]),
     }  # fmt: skip
 
 
@@ -161,6 +165,8 @@ def _oracle(pipeline: str) -> Callable[..., Tensor | tuple[Tensor, ...]]:
 def _laid_out(t: Tensor, layout: str) -> Tensor:
     if layout == "every second":
         return torch.stack([t, t], -1)[..., 0]
+    if layout == "part of another":
+        return torch.cat([t, t], -1)[..., : t.shape[-1]]
     if layout in CONSTANT:
         return t[tuple(slice(None if own else 1) for own in CONSTANT[layout])].expand_as(t)
     dims = range(t.dim())
@@ -168,7 +174,11 @@ def _laid_out(t: Tensor, layout: str) -> Tensor:
     return t.permute(memory).contiguous().permute([memory.index(d) for d in dims])
 
 
-def _bytes(t: Tensor) -> np.ndarray:
+def state() -> Tensor:
+    return torch.tensor([answers.signed(word) for word in STATE])
+
+
+def as_bytes(t: Tensor) -> np.ndarray:
     """Of the memory from the first to the last element."""
     last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
     return torch.as_strided(t, (last + 1,), (1,)).view(torch.uint8).numpy().copy()

@@ -1,4 +1,5 @@
-"""Compiles every path that needs neither torch nor a GPU: `host/host.cpp`, over the sources of csrc as they are."""
+"""Compiles every path that needs neither torch nor a GPU: `host/host.cpp`, and `host/rows.cpp` for the operations on
+rows, over the sources of csrc as they are."""
 
 import ctypes
 import re
@@ -57,10 +58,12 @@ def plant(folder: Path, fault: Fault) -> None:
     (folder / file).write_text(text.replace(right, wrong))
 
 
-def compile_host(folder: Path, output: Path, compiler: str = "c++", options: Sequence[str] = ()) -> None:
+def compile_host(
+    folder: Path, output: Path, compiler: str = "c++", options: Sequence[str] = (), library: str = "host.cpp"
+) -> None:
     """Of the sources that `copy_sources` has left in `folder`; a failure raises CalledProcessError."""
     includes = [f"-I{path}" for path in (folder, ROOT / "proof" / "host", ROOT / "tests" / "cuda_on_host")]
-    command = [compiler, *FLAGS, *options, *includes, ROOT / "proof" / "host" / "host.cpp", "-o", output]
+    command = [compiler, *FLAGS, *options, *includes, ROOT / "proof" / "host" / library, "-o", output]
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 

@@ -15,6 +15,7 @@ NONE = 0  # mprotect's PROT_NONE
 WHERE = ("guarded", "block", "skewed", "in place")  # the operands lie
 IN_PLACE = ("dropout", "gaussian_dropout", "block_dropout")
 SIZES = (2, 2, 4, 8)  # of the dtypes, in bytes
+ROW_OPERANDS, OF_ELEMENTS = 13, 9  # those of a row operation, of which the first are of its dtype; statistics follow
 C = ctypes.CDLL(None)
 
 
@@ -48,42 +49,89 @@ class Block:
         C.free(self.begin)
 
 
+class Output:
+    """Room with untouched bytes before it, and behind it more of them or a page that nobody may touch."""
+
+    def __init__(self, size: int, where: str, skew: int = 0) -> None:
+        behind = 0 if where == "guarded" else GUARD
+        untouched = np.full(GUARD + skew + size + behind, UNTOUCHED, dtype=np.uint8)
+        self.memory = Guarded(untouched) if where == "guarded" else Block(untouched)
+        self.bytes = np.ctypeslib.as_array((ctypes.c_uint8 * len(untouched)).from_address(self.memory.address))
+        self.begin, self.end = GUARD + skew, GUARD + skew + size
+        self.address = self.memory.address + self.begin
+
+    def is_only(self, expected: np.ndarray) -> bool:
+        outside = (self.bytes[: self.begin] == UNTOUCHED).all() and (self.bytes[self.end :] == UNTOUCHED).all()
+        return bool(outside and np.array_equal(self.bytes[self.begin : self.end], expected))
+
+
 def in_place(call: dict[str, np.ndarray]) -> bool:
     """Whether the output may be the input: the only one, with the same strides and as many bytes."""
-    one = int(call["inputs"]) == 1 and len(call["x0"]) == len(call["expected"])
-    return one and np.array_equal(*call["strides"]) and str(call["pipeline"]) in IN_PLACE
+    if str(call.get("pipeline")) not in IN_PLACE or int(call["inputs"]) != 1:
+        return False
+    return len(call["x0"]) == len(call["expected"]) and np.array_equal(*call["strides"])
 
 
 def run(library: ctypes.CDLL, path: str, call: dict[str, np.ndarray], where: str) -> bool:
-    """Whether the output has the expected bytes, and what lies around it is untouched."""
+    """Whether the outputs have the expected bytes, and what lies around them is untouched."""
     skew = SIZES[int(call["dtype"])] if where == "skewed" else 0
-    output = np.full(len(call["expected"]) + 2 * GUARD + skew, UNTOUCHED, dtype=np.uint8)
-    begin, end = GUARD + skew, GUARD + skew + len(call["expected"])
+    one = run_elements if "pipeline" in call else run_rows
+    return one(library, path, call, where, skew)
+
+
+def run_elements(library: ctypes.CDLL, path: str, call: dict[str, np.ndarray], where: str, skew: int) -> bool:
+    output = Output(len(call["expected"]), where, skew)
     given = [call[f"x{k}"] for k in range(int(call["inputs"]))]
-    y = output.ctypes.data + begin
     inputs: list[Guarded | Block] = []  # kept until the call has ended
     if where == "in place":
-        output[begin:end] = given[0]
-        operands = [y, y]
+        output.bytes[output.begin : output.end] = given[0]
+        operands = [output.address, output.address]
     else:
         inputs = [Guarded(data) if where == "guarded" else Block(data, skew) for data in given]
-        operands = [y, *(x.address for x in inputs)]
+        operands = [output.address, *(x.address for x in inputs)]
     pointers = (ctypes.c_void_p * len(operands))(*operands)
-    arrays = [np.ascontiguousarray(call[name]) for name in ("sizes", "strides", "mask_strides")]
-    numbers = [int(n) for n in call["state"]]
     bits = call["keep_bits"].ctypes.data if "keep_bits" in call else None
     there = library.run(
-        path.encode(), str(call["pipeline"]).encode(), int(call["dtype"]), pointers, len(operands),
-        len(arrays[0]), *(ctypes.c_void_p(a.ctypes.data) for a in arrays), *(ctypes.c_uint64(n) for n in numbers),
-        ctypes.c_double(float(call["p"])), ctypes.c_void_p(bits),
+        path.encode(), str(call["pipeline"]).encode(), int(call["dtype"]), pointers, len(operands), *shape_of(call),
+        ctypes.c_void_p(bits),
     )  # fmt: skip
-    untouched = (output[:begin] == UNTOUCHED).all() and (output[end:] == UNTOUCHED).all()
-    return not there or bool(untouched and np.array_equal(output[begin:end], call["expected"]))
+    return not there or output.is_only(call["expected"])
+
+
+def run_rows(library: ctypes.CDLL, path: str, call: dict[str, np.ndarray], where: str, skew: int) -> bool:
+    inputs: dict[int, Guarded | Block] = {}
+    outputs: dict[int, Output] = {}
+    for k in range(ROW_OPERANDS):
+        off = skew if k < OF_ELEMENTS else 0
+        if f"given{k}" in call:
+            data = call[f"given{k}"]
+            inputs[k] = Guarded(data) if where == "guarded" else Block(data, off)
+        elif f"wanted{k}" in call:
+            outputs[k] = Output(len(call[f"wanted{k}"]), where, off)
+    at = {k: operand.address for k, operand in (inputs | outputs).items()}
+    pointers = (ctypes.c_void_p * ROW_OPERANDS)(*(at.get(k) for k in range(ROW_OPERANDS)))
+    p = float(call["p"])
+    there = library.run_row_operation(
+        path.encode(), int(call["operation"]), int(call["dtype"]), pointers, *shape_of(call), int(call["attend"]),
+        int(p > 0), ctypes.c_double(float(call["constant"])), ctypes.c_int64(int(call["rows_in_part"])),
+    )  # fmt: skip
+    return not there or all(output.is_only(call[f"wanted{k}"]) for k, output in outputs.items())
+
+
+def shape_of(call: dict[str, np.ndarray]) -> list[object]:
+    """Sizes, strides, the mask's strides and base, the state and p, as the libraries take them."""
+    for name in ("sizes", "strides", "mask_strides"):
+        call[name] = np.ascontiguousarray(call[name])
+    arrays = [ctypes.c_void_p(call[name].ctypes.data) for name in ("sizes", "strides", "mask_strides")]
+    numbers = [ctypes.c_uint64(int(n)) for n in call["state"]]
+    return [len(call["sizes"]), *arrays, *numbers, ctypes.c_double(float(call["p"]))]
 
 
 def main(built: str, prepared: str, *paths: str) -> int:
     library = ctypes.CDLL(built)
-    library.run.restype = ctypes.c_bool
+    for name in ("run", "run_row_operation"):
+        if hasattr(library, name):
+            getattr(library, name).restype = ctypes.c_bool
     calls: dict[str, dict[str, np.ndarray]] = {}
     with np.load(prepared) as data:
         if library.rng_version() != data["rng_version"]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import re
 import subprocess
@@ -11,41 +12,56 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from fused_dropout._extension import build_info
 
-from . import calls, host
+from . import calls, host, row_calls
 from .report import Finding
 
 TITLE = "The tests are tested"
 METHOD = (
     "A mutant is one operator, constant or condition of `csrc`, changed. `proof/host` is compiled from the "
     "changed sources and run on calls whose outputs the reference (for normal noise the extension) has made "
-    "(`proof/judge.py`): layouts, masks, dtypes and lengths that reach every loop. Mutants that do not compile do "
-    "not count; a crash or a loop without an end is a catch. Which mutants there are follows from the sources and "
-    "a fixed seed."
+    "(`proof/judge.py`): layouts, masks, dtypes and lengths that reach every loop. Rows are of numbers whose sums are "
+    "exact, so that they too must have the reference's bits. Mutants that do not compile do not count; a crash or a "
+    "loop without an end is a catch. Which mutants there are follows from the sources and a fixed seed."
 )
 CPU_PATH = next(path for path in ("avx512", "avx2", "portable") if path in build_info()["cpu_instruction_sets"])
 CUDA_PATH = "cuda on the host"
-Judging = tuple[tuple[str, ...], Mapping[str, str]]  # the paths, and the tables of pipelines
-ELEMENTS: Judging = ((CUDA_PATH,), host.OF_ELEMENTS)
+ROWS = "rows.cpp"
+
+
+class Judging(NamedTuple):
+    """What a mutant is compiled into: the paths of a library, with which tables of pipelines."""
+
+    paths: tuple[str, ...]
+    tables: Mapping[str, str] = host.CUT
+    library: str = "host.cpp"
+
+
 FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
-    **{f"core/{name}": ELEMENTS for name in (
+    **{f"core/{name}": Judging((CUDA_PATH,), host.OF_ELEMENTS) for name in (
         "activation.h", "activation_pipelines.h", "bias_pipelines.h", "dtype.h", "exponential.h", "gated_pipelines.h",
         "normal.h", "normal_pipelines.h", "pipelines.h", "probability.h", "series.h",
     )},
-    **{f"core/{name}": (("portable", CUDA_PATH), host.CUT) for name in (
+    **{f"core/{name}": Judging(("portable", CUDA_PATH)) for name in (
         "bits.h", "layout.cpp", "layout.h", "mask.h", "philox.h",
     )},
-    **{f"cpu/{name}": ((CPU_PATH,), host.CUT) for name in (
+    **{f"cpu/{name}": Judging((CPU_PATH,)) for name in (
         "batches.h", "column_loops.h", "columns.cpp", "decisions.h", "elementwise.h", "elementwise_loops.h",
         "long_rows.h", "makers.h", "rows.h", "simd.h", "tiles.h",
     )},
-    **{f"cpu/simd_{path}.h": ((path,), host.CUT) for path in ("portable", "avx2", "avx512")},
-    **{f"cuda/{name}": ((CUDA_PATH,), host.CUT) for name in (
-        "columns_kernels.cu", "elementwise_kernels.cu", "octet.cuh", "operands.cuh", "row_memory.cuh", "vector.cuh",
+    **{f"cpu/simd_{path}.h": Judging((path,)) for path in ("portable", "avx2", "avx512")},
+    **{f"cuda/{name}": Judging((CUDA_PATH,)) for name in (
+        "columns_kernels.cu", "elementwise_kernels.cu", "octet.cuh", "operands.cuh", "vector.cuh",
+    )},
+    **{f"core/{name}": Judging((CPU_PATH, CUDA_PATH), library=ROWS) for name in ("norm.h", "softmax.h")},
+    **{f"cpu/{name}": Judging((CPU_PATH,), library=ROWS) for name in ("row_batches.h", "row_loops.h")},
+    **{f"cuda/{name}": Judging((CUDA_PATH,), library=ROWS) for name in (
+        "row.cuh", "row_memory.cuh", "row_team.cuh", "rowwise_kernels.cu",
     )},
 }  # fmt: skip
 # What the binding alone reads: its tests are behind a build.
@@ -58,6 +74,7 @@ TRAITS = (
     "Derivative derivative",
     ": PipelineTraits<",
     "kMaxOutputs",
+    "rows_in_part(int64_t rows)",
 )
 CHANGES = {
     r"(?<=\s)<(?=\s)": "<=", r"(?<=\s)<=(?=\s)": "<", r"(?<=\s)>(?=\s)": ">=", r"(?<=\s)>=(?=\s)": ">",
@@ -70,8 +87,10 @@ CHANGES = {
     r"(?<=[-\w]) \? (?=\w)": " ? !", r"(?<=if \()(?=\w)": "!",
 }  # fmt: skip
 TRAPS = ("-fsanitize=bounds-strict,alignment,shift", "-fsanitize-undefined-trap-on-error")  # besides crashes; GCC's
+# glibc's heap, which ends the process where a block was written behind its end.
+CHECKED = {"LD_PRELOAD": "libc_malloc_debug.so.0", "GLIBC_TUNABLES": "glibc.malloc.check=3"}
 TIMEOUT = 60  # seconds
-MUTANTS = 140
+MUTANTS = 180
 # Mutants that cannot be noticed, since the result is the same for every call, and why. They do not count. Wherever in
 # the file they are: the numbers of lines change with every edit.
 EQUIVALENT: dict[str, str] = json.loads((host.ROOT / "proof" / "equivalents.json").read_text())
@@ -127,56 +146,61 @@ def sample(count: int) -> list[Mutant]:
 # Judging -------------------------------------------------------------------------------------------------------------
 
 
-def judge(folder: Path, file: Path, paths: tuple[str, ...]) -> str:
+def prepared(folder: Path) -> dict[str, Path]:
+    """The calls of each library."""
+    return {"host.cpp": calls.prepared(folder / "calls.npz"), ROWS: row_calls.prepared(folder / "row_calls.npz")}
+
+
+def judge(folder: Path, files: Mapping[str, Path], paths: tuple[str, ...], library: str = "host.cpp") -> str:
     """What becomes of the sources in `folder`: "does not compile", "caught" or "survives"."""
     options = ["-O0", "-march=native", "-shared", "-fPIC", *TRAPS]  # most of the time is the compiler's
     options += [option for path, option in host.WITHOUT.items() if path not in paths]
     try:
-        host.compile_host(folder, folder / "mutant.so", options=options)
+        host.compile_host(folder, folder / "mutant.so", options=options, library=library)
     except subprocess.CalledProcessError:
         return "does not compile"
-    command = [sys.executable, host.ROOT / "proof" / "judge.py", folder / "mutant.so", file, *paths]
+    command = [sys.executable, host.ROOT / "proof" / "judge.py", folder / "mutant.so", files[library], *paths]
     try:
-        code = subprocess.run(command, capture_output=True, timeout=TIMEOUT).returncode
+        code = subprocess.run(command, env={**os.environ, **CHECKED}, capture_output=True, timeout=TIMEOUT).returncode
     except subprocess.TimeoutExpired:
         return "caught"
     return "caught" if code else "survives"
 
 
-def verdict(mutant: Mutant, file: Path) -> str:
+def verdict(mutant: Mutant, files: Mapping[str, Path]) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths, tables = FILES[mutant.file]
+        paths, tables, library = FILES[mutant.file]
         host.copy_sources(folder, cut=tables)
         source = folder / mutant.file
         lines = source.read_text().splitlines()
         lines[mutant.line - 1] = mutant.after
         source.write_text("\n".join(lines) + "\n")
-        return judge(folder, file, paths)
+        return judge(folder, files, paths, library)
 
 
-def fingerprint(file: Path, judging: Judging) -> str:
+def fingerprint(files: Mapping[str, Path], judging: Judging) -> str:
     """Of everything that a verdict depends on."""
-    paths, tables = judging
+    paths = judging.paths
     parts = ["core"] + ["cuda"] * (CUDA_PATH in paths) + ["cpu"] * (paths != (CUDA_PATH,))
     folders = [*(host.ROOT / "csrc" / part for part in parts), host.ROOT / "proof" / "host"]
     sources = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-    digest = hashlib.sha256(repr((paths, tables, host.FLAGS, TRAPS)).encode())
-    for path in (*sources, host.ROOT / "proof" / "judge.py", file):
+    digest = hashlib.sha256(repr((judging, host.FLAGS, TRAPS)).encode())
+    for path in (*sources, host.ROOT / "proof" / "judge.py", files[judging.library]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def verdicts(mutants: Sequence[Mutant], file: Path) -> list[str]:
+def verdicts(mutants: Sequence[Mutant], files: Mapping[str, Path]) -> list[str]:
     """Of each mutant. Those of the same sources and calls are remembered: a mutant takes some seconds."""
     memory = host.ROOT / "build" / "proof" / "verdicts.json"
     memory.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(memory.read_text()) if memory.exists() else {}
-    of_file = {name: fingerprint(file, judging) for name, judging in FILES.items()}
+    of_file = {name: fingerprint(files, judging) for name, judging in FILES.items()}
     keys = [f"{of_file[mutant.file]} {mutant}" for mutant in mutants]
     new = {key: mutant for key, mutant in zip(keys, mutants, strict=True) if key not in known}
     with ThreadPoolExecutor(2) as pool:
-        judged = pool.map(lambda mutant: verdict(mutant, file), new.values())
+        judged = pool.map(lambda mutant: verdict(mutant, files), new.values())
         for key, found in tqdm(zip(new, judged, strict=True), total=len(new), unit=" mutants", leave=False):
             known[key] = found
             memory.write_text(json.dumps(known, indent=1))
@@ -186,14 +210,15 @@ def verdicts(mutants: Sequence[Mutant], file: Path) -> list[str]:
 def findings(quick: bool) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        file = calls.prepared(folder / "calls.npz")
+        files = prepared(folder)
         unchanged = folder / "unchanged"
         unchanged.mkdir()
         host.copy_sources(unchanged)
-        found = judge(unchanged, file, host.PATHS[1:])
-        yield Finding("the sources as they are pass", found, "survives", found == "survives")
+        for library, what in (("host.cpp", "elements"), (ROWS, "rows")):
+            found = judge(unchanged, files, host.PATHS[1:], library)
+            yield Finding(f"the sources as they are pass, of {what}", found, "survives", found == "survives")
         mutants = sample(12 if quick else MUTANTS)
-        judged = list(zip(mutants, verdicts(mutants, file), strict=True))
+        judged = list(zip(mutants, verdicts(mutants, files), strict=True))
     compiled = [(mutant, found) for mutant, found in judged if found != "does not compile"]
     survivors = [mutant for mutant, found in compiled if found == "survives"]
     missed = [mutant for mutant in survivors if mutant.change not in EQUIVALENT]

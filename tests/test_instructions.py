@@ -7,10 +7,15 @@ import pytest
 from tools import instructions
 
 pytestmark = pytest.mark.skipif(bool(instructions.missing()), reason=instructions.missing() or "it can be counted")
-# The same bits, more slowly: contiguous tensors in the loop of all others; pointers that a store may have changed.
+DENSE, BIAS = instructions.Call("dropout", "float32"), instructions.Call("bias_dropout_add", "float32", 8, "bias")
+NUMBER = instructions.Call("dropout", "float32", operands="number")
+# The same bits, more slowly: contiguous tensors in the loop of all others; pointers that a store may have changed; each
+# row of a bias alone; a constant gathered.
 SLOWER = {
-    "avx2": ("cpu/elementwise_loops.h", "else if (linear_ && n >=", "else if (false && n >="),
-    "avx512": ("cpu/elementwise_loops.h", "const Pointers from = at;", "const Pointers& from = at;"),
+    ("avx2", DENSE): ("cpu/elementwise_loops.h", "else if (linear_ && n >=", "else if (false && n >="),
+    ("avx512", DENSE): ("cpu/elementwise_loops.h", "const Pointers from = at;", "const Pointers& from = at;"),
+    ("avx2", BIAS): ("cpu/long_rows.h", "if (count == 1) return", "if (count >= 1) return"),
+    ("avx2", NUMBER): ("cpu/batches.h", "|| l.stride[k][0] == 0);", "|| false);"),
 }
 
 
@@ -33,8 +38,8 @@ def test_no_loop_takes_more_instructions_than_are_stored(path, stored):
         assert change > -instructions.TOLERANCE, f"{name}: fewer than stored: python -m tools.instructions --write"
 
 
-@pytest.mark.parametrize("path", SLOWER)
-def test_a_slower_loop_of_the_same_values_is_noticed(path, tmp_path, stored):
-    program = instructions.build(path, tmp_path, SLOWER[path])
-    number = instructions.an_element(program, path, "dropout", "float32")
-    assert number / stored[f"{path} dropout float32"] - 1 > instructions.TOLERANCE, number
+@pytest.mark.parametrize(("path", "call"), SLOWER, ids=str)
+def test_a_slower_loop_of_the_same_values_is_noticed(path, call, tmp_path, stored):
+    program = instructions.build(path, tmp_path, SLOWER[path, call])
+    number = instructions.an_element(program, path, call)
+    assert number / stored[f"{path} {call}"] - 1 > instructions.TOLERANCE, number

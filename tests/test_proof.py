@@ -8,7 +8,6 @@ import pytest
 from proof import __main__ as proof
 from proof import (
     answers,
-    calls,
     failures,
     fuzzing,
     host,
@@ -86,15 +85,27 @@ FAULTS = {
                         "return select(keep, x, V(C(0)));"),
     "swapped lanes": ("core/mask.h", ">> (16 * (lane & 1)) & 0xffffu", ">> (16 - 16 * (lane & 1)) & 0xffffu"),
 }  # fmt: skip
+FAULTS_OF_ROWS = {
+    "a sum that misses what is behind whole registers": ("cpu/row_loops.h", "!= ~uint64_t{0}, 0)) {", "!= 0, 0)) {"),
+    "a row's end that is read": ("cuda/row_team.cuh", "if (i + e < a.features) sum[s]", "sum[s]"),
+    "a mean of the wrong number": ("core/norm.h", "mean_u = sum[kSums - 1]", "mean_u = sum[0]"),
+}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    return calls.prepared(tmp_path_factory.mktemp("proof") / "calls.npz")
+    return mutation.prepared(tmp_path_factory.mktemp("proof"))
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS], ids=str)
 def test_faults_in_the_sources_are_caught_without_torch_or_a_gpu(fault, prepared, tmp_path):
     host.copy_sources(tmp_path, FAULTS.get(fault))
     verdict = mutation.judge(tmp_path, prepared, host.PATHS[1:])
+    assert verdict == ("survives" if fault is None else "caught")
+
+
+@pytest.mark.parametrize("fault", [None, *FAULTS_OF_ROWS], ids=str)
+def test_faults_in_row_operations_are_caught_without_torch_or_a_gpu(fault, prepared, tmp_path):
+    host.copy_sources(tmp_path, FAULTS_OF_ROWS.get(fault))
+    verdict = mutation.judge(tmp_path, prepared, host.PATHS[1:], mutation.ROWS)
     assert verdict == ("survives" if fault is None else "caught")

@@ -1,17 +1,20 @@
-// Calls one pipeline of proof/host/host.cpp once, for who counts its instructions: PATH PIPELINE DTYPE ROWS.
+// Calls one pipeline of proof/host/host.cpp once, for who counts its instructions:
+// PATH PIPELINE DTYPE ROWS FEATURES OPERANDS, which are "dense", or have a bias second, or a number for an input.
 #include <cstdint>
 #include <cstdlib>
-#include <vector>
+#include <string>
 
 extern "C" bool run(const char* path, const char* pipeline, int dtype, void* const* operand, int operands, int ndim,
                     const int64_t* sizes, const int64_t* strides, const uint64_t* mask_strides, uint64_t mask_base,
                     uint64_t seed, uint64_t offset, double p, const uint64_t* keep_bits);
 
 int main(int count, char** given) {
-  if (count != 5) return 2;
-  const int64_t rows = std::strtoll(given[4], nullptr, 10), features = 1024, sizes[] = {rows, features};
-  const int64_t strides[] = {features, 1, features, 1, features, 1, features, 1};
-  const uint64_t mask_strides[] = {1024, 1};
+  if (count != 7) return 2;
+  const int64_t rows = std::strtoll(given[4], nullptr, 10), features = std::strtoll(given[5], nullptr, 10);
+  const bool bias = given[6] == std::string("bias"), constant = given[6] == std::string("number");
+  const int64_t sizes[] = {rows, features}, row = constant ? 0 : features;
+  const int64_t strides[] = {features, 1, row, constant ? 0 : 1, bias ? 0 : features, 1, features, 1};
+  const uint64_t mask_strides[] = {static_cast<uint64_t>(features), 1};
   // An output twice as long as an input, for pipelines that have two; zeros from the system cost no instructions.
   void* operand[4];
   for (int k = 0; k < 4; ++k) operand[k] = std::calloc(static_cast<size_t>(rows * features) * 2, 8);

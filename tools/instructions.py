@@ -19,28 +19,46 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from proof import host
 
 STORED = host.ROOT / "bench" / "instructions.json"
-ROWS, FEATURES = (64, 192), 1024
+ELEMENTS = (1 << 16, 3 << 16)
 # The compiler's options for each path: what csrc/cpu/kernels_*.cpp ask for.
 _AVX2 = ("-mavx", "-mavx2", "-mf16c", "-mbmi", "-mbmi2")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 TARGETS = {"portable": (), "avx2": _AVX2, "avx512": _AVX512}
 READ = ("avx512",)  # not run
 DTYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
+
+
+class Call(NamedTuple):
+    """Of rows of so many features; its operands are as tools/instructions.cpp has them."""
+
+    pipeline: str
+    dtype: str
+    features: int = 1024
+    operands: str = "dense"
+
+    def __str__(self) -> str:
+        usual = self.operands == "dense"
+        return f"{self.pipeline} {self.dtype}" + ("" if usual else f" of a {self.operands}, rows of {self.features}")
+
+
 CALLS = (
-    ("dropout", "float32"),
-    ("dropout", "bfloat16"),
-    ("bias_dropout_add", "float32"),
-    ("gaussian_dropout", "float32"),
-    ("swiglu_dropout_backward", "float32"),
+    Call("dropout", "float32"),
+    Call("dropout", "bfloat16"),
+    Call("dropout", "float32", operands="number"),
+    Call("bias_dropout_add", "float32"),
+    Call("bias_dropout_add", "float32", 8, "bias"),
+    Call("gaussian_dropout", "float32"),
+    Call("swiglu_dropout_backward", "float32"),
 )
 INSTANCES = {  # of a call, the class of its loop
-    ("dropout", "float32"): "Dropout<float>, float",
-    ("dropout", "bfloat16"): "Dropout<float>, fused_dropout::BFloat16",
-    ("bias_dropout_add", "float32"): "BiasDropoutAdd<float>, float",
+    Call("dropout", "float32"): "Dropout<float>, float",
+    Call("dropout", "bfloat16"): "Dropout<float>, fused_dropout::BFloat16",
+    Call("bias_dropout_add", "float32"): "BiasDropoutAdd<float>, float",
 }
 BYTES = {"bfloat16": 2, "float32": 4}
 PHILOX_ROUNDS = 10
@@ -71,15 +89,16 @@ def build(path: str, folder: Path, fault: host.Fault | None = None) -> Path:
     return folder / "call"
 
 
-def an_element(program: Path, path: str, pipeline: str, dtype: str) -> float:
+def an_element(program: Path, path: str, call: Call) -> float:
     """Instructions an element."""
     if path in READ:
-        return _of_the_loop(program.parent / "libhost.so", INSTANCES[pipeline, dtype], BYTES[dtype])
-    small, large = (_instructions(program, path, pipeline, str(DTYPES[dtype]), str(rows)) for rows in ROWS)
-    return (large - small) / ((ROWS[1] - ROWS[0]) * FEATURES)
+        return _of_the_loop(program.parent / "libhost.so", INSTANCES[call], BYTES[call.dtype])
+    small, large = (_instructions(program, path, call, elements // call.features) for elements in ELEMENTS)
+    return (large - small) / (ELEMENTS[1] - ELEMENTS[0])
 
 
-def _instructions(program: Path, *arguments: str) -> int:
+def _instructions(program: Path, path: str, call: Call, rows: int) -> int:
+    arguments = [path, call.pipeline, *map(str, (DTYPES[call.dtype], rows, call.features)), call.operands]
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={program.parent / 'counts'}", program, *arguments]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     return int(re.search(r"Collected : (\d+)", said)[1])  # type: ignore[index]
@@ -118,7 +137,7 @@ def count(path: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         program = build(path, Path(name))
         calls = INSTANCES if path in READ else CALLS
-        return {f"{path} {call} {dtype}": round(an_element(program, path, call, dtype), 3) for call, dtype in calls}
+        return {f"{path} {call}": round(an_element(program, path, call), 3) for call in calls}
 
 
 def main() -> int:

@@ -114,7 +114,7 @@ struct Layout {
   bool continues(int k, int d) const { return stride[k][d] == stride[k][d - 1] * size[d - 1]; }
 
   void swap(int a, int b);
-  void split(int d, int64_t inner);  // into `inner`, which divides it, and above that the rest
+  void split(int d, int64_t inner);  // into `inner`, and above that how often it goes in
   void merge();                      // neighbours that all maps walk in one stride, and sets `flat`
   void find_runs();                  // sets `flat`
 };

@@ -36,21 +36,20 @@ __attribute__((noinline)) void run_long_rows(int outputs, DType dtype, const Ele
   alignas(64) char copies[kMaxInputs][kLongRow * sizeof(double)];
   const Layout& l = args.layout;
   const int runs = l.flat;  // the dimension that counts them
-  const int64_t left = l.size[runs] % count, joined = l.size[runs] - left;
-  const size_t bytes = static_cast<size_t>(l.run() * bytes_of(dtype));
+  const int64_t left = l.size[runs] % count;
+  const size_t row = static_cast<size_t>(l.run() * bytes_of(dtype)), all = row * static_cast<size_t>(count);
 
   ElementwiseArgs parts[] = {args, args};
-  parts[0].layout.size[runs] = joined;
   parts[0].layout.split(runs, count);
   parts[1].layout.size[runs] = left;
   Offsets at{{}, l.mask_base};
-  l.step(at, runs, joined);
+  l.step(at, runs, l.size[runs] - left);
   parts[1].begin(outputs, dtype, at);
   for (int k = outputs; k < l.operands; ++k) {
     if (!begins_again(l, k)) continue;
     char* const copy = copies[k - outputs];
-    for (int64_t i = 0; i < count; ++i)
-      std::memcpy(copy + static_cast<size_t>(i) * bytes, args.inputs[k - outputs], bytes);
+    std::memcpy(copy, args.inputs[k - outputs], row);
+    for (size_t have = row; have < all; have *= 2) std::memcpy(copy + have, copy, std::min(have, all - have));
     for (ElementwiseArgs& part : parts) {
       part.inputs[k - outputs] = copy;
       part.layout.stride[k][runs] = l.run();

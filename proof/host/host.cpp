@@ -13,25 +13,11 @@
 #include "cpu/columns.cpp"
 #include "cpu/elementwise_loops.h"
 #include "cpu/long_rows.h"
-#include "cpu/simd_portable.h"
-// FD_WITHOUT_CUDA, _PORTABLE, _AVX2 and _AVX512 leave paths out, for who compiles often.
 #if !defined(FD_WITHOUT_CUDA)
 #include "cuda/columns_kernels.cu"
 #include "cuda/elementwise_kernels.cu"
 #endif
-#if defined(__AVX2__) && defined(__F16C__)
-#include <immintrin.h>
-
-#include "cpu/simd_avx2.h"
-#if !defined(FD_WITHOUT_AVX2)
-#define FD_AVX2
-#endif
-#endif
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && \
-    defined(__BMI2__) && !defined(FD_WITHOUT_AVX512)
-#define FD_AVX512
-#include "cpu/simd_avx512.h"
-#endif
+#include "paths.h"
 
 namespace fused_dropout {
 namespace {
@@ -48,19 +34,18 @@ int threads = 1;
 
 // Dropout, and the sum of its rows behind the output.
 template <class Isa>
-bool and_sum_on_cpu(DType dtype, const ElementwiseArgs& args, int64_t numel, int64_t features) {
+void and_sum_on_cpu(DType dtype, const ElementwiseArgs& args, int64_t numel, int64_t features) {
   static const Kernels table{run_elementwise<Isa>, nullptr, nullptr, add_rows<Isa>};
   in_use = &table;
-  if (!args.layout.counts_rows(features)) return true;  // and nothing is written: who asks expects it to be taken
+  if (!args.layout.counts_rows(features)) return;  // and nothing is written: who asks expects it to be taken
   const int64_t parts = pieces(numel / features, rows_in_sum(numel / features, features));
   std::vector<double> sums(static_cast<size_t>(parts * features));
   run_and_sum(KernelTable::find<Dropout<float>>(), dtype, args, features, sums.data());
   sum_of_parts(dtype, sums.data(), parts, features, static_cast<char*>(args.outputs[0]) + numel * bytes_of(dtype));
-  return true;
 }
 
 template <class Isa>
-bool on_cpu(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
+void on_cpu(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
   with_long_rows(pipeline, dtype, args, [&](const ElementwiseArgs& part) {
     const int64_t items = elementwise_work(part.layout).items, share = (items + threads - 1) / threads;
     std::vector<std::thread> others;
@@ -71,20 +56,10 @@ bool on_cpu(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
     run_elementwise<Isa>(pipeline, dtype, part, 0, std::min(items, share));
     for (std::thread& other : others) other.join();
   });
-  return true;
 }
 
 // As on_path, of dropout with a sum.
 bool and_sum(const std::string& path, DType dtype, ElementwiseArgs& args, int64_t numel, int64_t features) {
-#if !defined(FD_WITHOUT_PORTABLE)
-  if (path == "portable") return and_sum_on_cpu<Portable>(dtype, args, numel, features);
-#endif
-#if defined(FD_AVX2)
-  if (path == "avx2") return and_sum_on_cpu<Avx2>(dtype, args, numel, features);
-#endif
-#if defined(FD_AVX512)
-  if (path == "avx512") return and_sum_on_cpu<Avx512>(dtype, args, numel, features);
-#endif
 #if !defined(FD_WITHOUT_CUDA)
   if (path == "cuda on the host" && args.layout.unit_inner_strides()) {  // otherwise it leaves the call to others
     if (!takes_sums(args.layout, features)) return true;
@@ -98,19 +73,10 @@ bool and_sum(const std::string& path, DType dtype, ElementwiseArgs& args, int64_
     return true;
   }
 #endif
-  return false;
+  return visit_cpu_path(path, [&](auto isa) { and_sum_on_cpu<decltype(isa)>(dtype, args, numel, features); });
 }
 
 bool on_path(const std::string& path, PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
-#if !defined(FD_WITHOUT_PORTABLE)
-  if (path == "portable") return on_cpu<Portable>(pipeline, dtype, args);
-#endif
-#if defined(FD_AVX2)
-  if (path == "avx2") return on_cpu<Avx2>(pipeline, dtype, args);
-#endif
-#if defined(FD_AVX512)
-  if (path == "avx512") return on_cpu<Avx512>(pipeline, dtype, args);
-#endif
 #if !defined(FD_WITHOUT_CUDA)
   if (path == "cuda on the host") {
     cuda_on_host::first_block = 0;
@@ -126,7 +92,7 @@ bool on_path(const std::string& path, PipelineId pipeline, DType dtype, Elementw
     return launched;
   }
 #endif
-  return false;
+  return visit_cpu_path(path, [&](auto isa) { on_cpu<decltype(isa)>(pipeline, dtype, args); });
 }
 
 // As the table has it; -1 where it was cut.
@@ -185,8 +151,6 @@ extern "C" bool keep_mask(const char* path, uint64_t seed, uint64_t offset, uint
   return run(path, "keep_mask", static_cast<int>(DType::kFloat32), operand, 1, 1, &numel, &one, &mask_stride, mask_base,
              seed, offset, p, nullptr);
 }
-
-extern "C" int rng_version() { return kRngVersion; }
 
 // How many threads share a call on the CPU from here on.
 extern "C" void use_threads(int count) { threads = count; }

@@ -11,11 +11,8 @@ import torch
 from fused_dropout import reference
 from fused_dropout._extension import ops
 
+from ..row_calls import OPERANDS, OPERATIONS
 from .calls import STATE, Call, Pointers, array, normal, number_of, numbers, reading, span, state, writing
-
-ROWS = ("layer", "layer backward", "rms", "rms backward", "softmax", "softmax backward")
-ROW_OPERANDS = ("x0", "x1", "x2", "weight", "bias", "attn_mask", "first", "output", "second", "statistic0",
-                "statistic1", "column0", "column1")  # fmt: skip
 
 
 @dataclass
@@ -33,10 +30,10 @@ class Rows:
     columns: bool = False
 
     def __call__(self, library: ctypes.CDLL, at: Pointers) -> int:
-        operands = [at.get(name) for name in ROW_OPERANDS]
+        operands = [at.get(name) for name in OPERANDS]
         strides = self.attn_strides or reference.row_major(self.sizes)
         return int(library.run_rows_on_cuda(
-            ROWS.index(self.operation), number_of(self.dtype), (ctypes.c_void_p * len(operands))(*operands),
+            OPERATIONS.index(self.operation), number_of(self.dtype), (ctypes.c_void_p * len(operands))(*operands),
             len(self.sizes), array(self.sizes, np.int64), array(strides, np.int64),
             array(reference.row_major(self.sizes), np.uint64), *numbers([self.mask_base]), self.attend,
             int(self.p > 0), ctypes.c_double(self.constant), *numbers(STATE), ctypes.c_double(self.p),
