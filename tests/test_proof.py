@@ -86,7 +86,11 @@ FAULTS = {
     "swapped lanes": ("core/mask.h", ">> (16 * (lane & 1)) & 0xffffu", ">> (16 - 16 * (lane & 1)) & 0xffffu"),
 }  # fmt: skip
 FAULTS_OF_ROWS = {
-    "a sum that misses what is behind whole registers": ("cpu/row_loops.h", "!= ~uint64_t{0}, 0)) {", "!= 0, 0)) {"),
+    "a sum that misses what is behind whole registers": (
+        "cpu/row_loops.h",
+        "b.valid != ~uint64_t{0}, 0)",
+        "b.valid == 0, 0)",
+    ),
     "a row's end that is read": ("cuda/row_team.cuh", "if (i + e < a.features) sum[s]", "sum[s]"),
     "a mean of the wrong number": ("core/norm.h", "mean_u = sum[kSums - 1]", "mean_u = sum[0]"),
 }

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,9 +79,11 @@ def compiler() -> str:
     return re.sub(r"^c\+\+", "g++", first)
 
 
-def build(path: str, folder: Path, fault: host.Fault | None = None) -> Path:
-    """A program of the sources for one instruction set, with a fault where one is planted."""
-    host.copy_sources(folder, fault)
+def build(path: str, folder: Path, faults: Iterable[host.Fault] = ()) -> Path:
+    """A program of the sources for one instruction set, with faults where some are planted."""
+    host.copy_sources(folder)
+    for fault in faults:
+        host.plant(folder, fault)
     options = ("-O3", *TARGETS[path], "-DFD_WITHOUT_CUDA", "-shared", "-fPIC")
     host.compile_host(folder, folder / "libhost.so", options=options)
     caller = ["c++", "-O1", host.ROOT / "tools" / "instructions.cpp", folder / "libhost.so", "-o", folder / "call"]

@@ -112,7 +112,6 @@ struct Layout {
 
   // Dimension d of operand k continues dimension d - 1.
   bool continues(int k, int d) const { return stride[k][d] == stride[k][d - 1] * size[d - 1]; }
-
   void swap(int a, int b);
   void split(int d, int64_t inner);  // into `inner`, and above that how often it goes in
   void merge();                      // neighbours that all maps walk in one stride, and sets `flat`
