@@ -71,10 +71,11 @@ def calls() -> list[Call]:
         made.append(_call("dropout_and_sum", dtype, shape, 0.5, 2**35 - 99, strides))
     made.append(_call("dropout_and_sum", f32, (17409, 5), 0.5))  # more rows in a part than its warps take at once
     made.append(_call("dropout_and_sum", f32, (70, 90), 0.5, 3, None, "every second"))
+    made.append(_call("dropout_and_sum", f32, (1, 300, 70), 0.5, 3, None, "a row"))
     no_rows = _call("dropout_and_sum", f32, (9, 5, 64), 0.5, 3, (0, 64, 1))  # that one stride counts: left to others
     made.append(no_rows | {"expected": np.full_like(no_rows["expected"], UNTOUCHED)})
     # Operands that begin again with each row, or are constant along it.
-    for shape, strides in (((700, 7), None), ((293, 7), None), ((1500, 2), None), ((5, 1030), None),
+    for shape, strides in (((700, 7), None), ((293, 7), None), ((1500, 2), None), ((5, 1000), None),
                            ((3, 130, 40), None), ((3, 130, 40), (40, 0, 1)), ((90, 48), (1, 0)),
                            ((2, 3, 65, 16), (3120, 1040, 16, 1))):  # fmt: skip
         made += [_call("bias_dropout_add", dtype, shape, 0.4, 2**35 - 99, strides) for dtype in (f32, f64)]

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-GUARD = 64  # bytes behind every output that nobody may touch
+GUARD = 64  # bytes beside every output that nobody may touch
 UNTOUCHED = 0xA5  # what a byte of an output is before the call
 NONE = 0  # mprotect's PROT_NONE
 WHERE = ("guarded", "block", "skewed", "in place")  # the operands lie

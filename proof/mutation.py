@@ -50,6 +50,7 @@ FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
     **{f"core/{name}": Judging(("portable", CUDA_PATH)) for name in (
         "bits.h", "layout.cpp", "layout.h", "mask.h", "philox.h",
     )},
+    "core/elementwise.h": Judging((CPU_PATH,)),
     **{f"cpu/{name}": Judging((CPU_PATH,)) for name in (
         "batches.h", "column_loops.h", "columns.cpp", "decisions.h", "elementwise.h", "elementwise_loops.h",
         "long_rows.h", "makers.h", "rows.h", "simd.h", "tiles.h",
@@ -87,8 +88,13 @@ CHANGES = {
     r"(?<=[-\w]) \? (?=\w)": " ? !", r"(?<=if \()(?=\w)": "!",
 }  # fmt: skip
 TRAPS = ("-fsanitize=bounds-strict,alignment,shift", "-fsanitize-undefined-trap-on-error")  # besides crashes; GCC's
-# glibc's heap, which ends the process where a block was written behind its end.
 CHECKED = {"LD_PRELOAD": "libc_malloc_debug.so.0", "GLIBC_TUNABLES": "glibc.malloc.check=3"}
+# What only that notices: a vector written behind its end.
+OVERRUN = (
+    "cpu/row_loops.h",
+    "static_cast<size_t>(padded_ * kKept) : 0",
+    "static_cast<size_t>(padded_ * kKept) / 2 : 0",
+)
 TIMEOUT = 60  # seconds
 MUTANTS = 180
 # Mutants that cannot be noticed, since the result is the same for every call, and why. They do not count. Wherever in
@@ -161,10 +167,18 @@ def judge(folder: Path, files: Mapping[str, Path], paths: tuple[str, ...], libra
         return "does not compile"
     command = [sys.executable, host.ROOT / "proof" / "judge.py", folder / "mutant.so", files[library], *paths]
     try:
-        code = subprocess.run(command, env={**os.environ, **CHECKED}, capture_output=True, timeout=TIMEOUT).returncode
+        code = subprocess.run(command, env=checked(), capture_output=True, timeout=TIMEOUT).returncode
     except subprocess.TimeoutExpired:
         return "caught"
     return "caught" if code else "survives"
+
+
+def checked() -> dict[str, str]:
+    """The environment in which glibc's heap ends a process that has written behind a block."""
+    return {
+        **os.environ,
+        **{name: ":".join(filter(None, (os.environ.get(name), value))) for name, value in CHECKED.items()},
+    }
 
 
 def verdict(mutant: Mutant, files: Mapping[str, Path]) -> str:
@@ -184,8 +198,9 @@ def fingerprint(files: Mapping[str, Path], judging: Judging) -> str:
     paths = judging.paths
     parts = ["core"] + ["cuda"] * (CUDA_PATH in paths) + ["cpu"] * (paths != (CUDA_PATH,))
     folders = [*(host.ROOT / "csrc" / part for part in parts), host.ROOT / "proof" / "host"]
+    folders.append(host.ROOT / "tests" / "cuda_on_host")
     sources = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-    digest = hashlib.sha256(repr((judging, host.FLAGS, TRAPS)).encode())
+    digest = hashlib.sha256(repr((judging, host.FLAGS, TRAPS, CHECKED, TIMEOUT)).encode())
     for path in (*sources, host.ROOT / "proof" / "judge.py", files[judging.library]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -217,6 +232,9 @@ def findings(quick: bool) -> Iterator[Finding]:
         for library, what in (("host.cpp", "elements"), (ROWS, "rows")):
             found = judge(unchanged, files, host.PATHS[1:], library)
             yield Finding(f"the sources as they are pass, of {what}", found, "survives", found == "survives")
+        host.copy_sources(unchanged, OVERRUN)
+        found = judge(unchanged, files, (CPU_PATH,), ROWS)
+        yield Finding("planted: a vector written behind its end", found, "caught", found == "caught")
         mutants = sample(12 if quick else MUTANTS)
         judged = list(zip(mutants, verdicts(mutants, files), strict=True))
     compiled = [(mutant, found) for mutant, found in judged if found != "does not compile"]

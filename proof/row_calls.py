@@ -41,7 +41,13 @@ def calls() -> Iterator[Call]:
             yield from of_every_operation(dtype, (ROWS, features))
     for features in LONG:
         yield from of_every_operation(torch.float32, (2, features))
-    yield from of_every_operation(torch.bfloat16, (2, 1100))
+    for dtype, features in (
+        (torch.bfloat16, 1100),
+        (torch.float32, 1024),
+        (torch.float64, 4200),
+        (torch.float16, 8201),
+    ):
+        yield from of_every_operation(dtype, (2, features))
     shape = (6, 4, 70)
     for mask_strides in ([0, 70, 1], [1, 6, 24], [5, 0, 0]):
         yield from of_every_operation(torch.float32, shape, mask_strides, 2**40 + 1)

@@ -7,13 +7,9 @@ from test_values import assert_same_bits, state
 
 from fused_dropout._extension import inputs_of, ops
 
-OPERATIONS = [
-    "dropout_apply",
-    "zoneout_apply",
-    "gaussian_dropout_apply",
-    "bias_dropout_add_apply",
-    "swiglu_dropout_backward",
-]
+OPERATIONS = ["dropout_apply", "zoneout_apply", "gaussian_dropout_apply", "bias_dropout_add_apply",
+              "swiglu_dropout_backward", "swiglu_dropout_halves_backward"]  # fmt: skip
+COMPLEX = {"dropout_apply", "zoneout_apply", "bias_dropout_add_apply"}
 # Along which of three dimensions an operand has elements of its own.
 EXPANDED = {
     "a number": (0, 0, 0), "a row": (0, 0, 1), "a row a sample": (1, 0, 1), "a number a row": (1, 1, 0),
@@ -38,24 +34,44 @@ def masks(shape):
 
 def tensors_for(name, shape, dtype):
     generator = torch.Generator().manual_seed(0)
-    made = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(inputs_of(name))]
-    return made
+    shapes = [shape] * inputs_of(name)
+    if "halves" in name:
+        shapes[-1] = (*shape[:-1], 2 * shape[-1])
+    return [torch.randn(s, generator=generator, dtype=torch.complex128).to(dtype) for s in shapes]
 
 
+def results(name, tensors, **options):
+    made = getattr(ops, name)(*tensors, state(tensors[0].device), 0.3, **options)
+    return [torch.view_as_real(t) if t.is_complex() else t for t in ([made] if torch.is_tensor(made) else made)]
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values to real")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("expanded", EXPANDED)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_same_bits_as_of_dense_operands(name, expanded, device, instruction_set):
-    for shape in SHAPES:
+    dtypes = [*DTYPES, *([torch.complex64] if name in COMPLEX else [])]
+    for turn, shape in enumerate(SHAPES):
         own = tuple(slice(None if along else 1) for along in EXPANDED[expanded])
         for number, mask_strides in enumerate(masks(shape)):
-            dtype = DTYPES[number % len(DTYPES)]
+            dtype = dtypes[(number + turn) % len(dtypes)]
+            tensors = [t.to(device) for t in tensors_for(name, shape, dtype)]
             for other in OTHERS.values():
-                tensors = [t.to(device) for t in tensors_for(name, shape, dtype)]
                 for k in range(len(tensors)):
                     given = [t[own].expand_as(t) if i == k else other(t) for i, t in enumerate(tensors)]
-                    dense = [t.contiguous() for t in given]
                     options = {"mask_strides": mask_strides, "mask_base": 2**35 - 99}
-                    got, want = (getattr(ops, name)(*some, state(device), 0.3, **options) for some in (given, dense))
-                    for mine, theirs in zip(*((t,) if torch.is_tensor(t) else t for t in (got, want)), strict=True):
+                    dense = results(name, [t.contiguous() for t in given], **options)
+                    for mine, theirs in zip(results(name, given, **options), dense, strict=True):
                         assert_same_bits(mine, theirs)
+
+
+@pytest.mark.parametrize("expanded", EXPANDED)
+def test_the_same_bits_for_every_number_of_threads(expanded, threads):
+    x, r = tensors_for("zoneout_apply", (30, 410, 40), torch.float32)
+    row = r[tuple(slice(None if along else 1) for along in EXPANDED[expanded])].expand_as(x)
+    made = []
+    for count in (1, 2, 3, 7):
+        threads(count)
+        made += results("dropout_add_apply", [x, row])
+    for each in made[1:]:
+        assert_same_bits(each, made[0])

@@ -15,12 +15,10 @@ from test_values import STATE, state
 
 from fused_dropout import reference
 from fused_dropout._extension import ops
+from proof.row_calls import OPERANDS, OPERATIONS
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ to compile the kernels for the host with")
 
-OPERATIONS = ["layer", "layer backward", "rms", "rms backward", "softmax", "softmax backward"]
-OPERANDS = ["x0", "x1", "x2", "weight", "bias", "attn_mask", "first", "output", "second", "statistic0", "statistic1",
-            "column0", "column1"]  # fmt: skip
 ATTEND = {None: 0, torch.bool: 1}
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 1e-5, torch.float64: 1e-12}
 # Rows that a warp holds, that a block holds (beyond 1,024) and that nobody does (beyond 8,192).

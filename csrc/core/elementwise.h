@@ -21,14 +21,14 @@ struct ElementwiseArgs {
   Gain gain = Gain::kUpscale;
   const uint64_t* keep_bits = nullptr;  // of a pipeline whose noise is stored: bit i of word w is mask index 64 w + i
 
-  // Leaves what lies from `at` on, an offset of this call.
-  void begin(int count, DType dtype, const Offsets& at) {
+  // Moves the operands, of which so many are outputs, by the offsets in `at`, and the mask to its index.
+  void begin(int written, DType dtype, const Offsets& at) {
     for (int k = 0; k < layout.operands; ++k) {
       const int64_t bytes = at.operand[k] * bytes_of(dtype);
-      if (k < count) {
+      if (k < written) {
         outputs[k] = static_cast<char*>(outputs[k]) + bytes;
       } else {
-        inputs[k - count] = static_cast<const char*>(inputs[k - count]) + bytes;
+        inputs[k - written] = static_cast<const char*>(inputs[k - written]) + bytes;
       }
     }
     layout.mask_base = at.mask_index;

@@ -40,17 +40,17 @@ class Batches {
     return p;
   }
 
-  // Operands are contiguous along dimension 0, or constant: an expanded gradient, a number for each channel.
+  // Operands are contiguous along dimension 0 or, of inputs, constant: an expanded gradient, a number for each channel.
   static bool unit(const Layout& l) {
     bool all = true;
-    for (int k = 0; k < l.operands; ++k) all = all && (l.stride[k][0] == 1 || l.stride[k][0] == 0);
+    for (int k = 0; k < l.operands; ++k) all = all && (l.stride[k][0] == 1 || (k >= kOutputs && l.stride[k][0] == 0));
     return all;
   }
 
   template <int64_t kElements>
   using Copies = T[kInputs > 0 ? kInputs : 1][kElements];
 
-  // The constant ones as rows of `n` elements, of which `at` then takes them.
+  // The constant ones as rows of `n` elements, which `at` then points to; only whole batches read more than the first.
   template <int64_t kElements>
   void spread(Pointers& at, Copies<kElements>& copies, int64_t n) const {
     for (int k = 0; k < kInputs; ++k) {

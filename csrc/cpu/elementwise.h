@@ -8,7 +8,9 @@
 
 namespace fused_dropout {
 
-constexpr int64_t kStretch = 4096;  // elements of a run that make a work item: 16 KiB of float32, half an L1 cache
+// Elements of a run that make a work item: 16 KiB of float32, half an L1 cache. A constant input takes as much of the
+// stack.
+constexpr int64_t kStretch = 4096;
 // Elements of a row whose keep bits are remembered, for those that share its mask: 16 KiB of bits. Beyond it, memory is
 // left in jumps: each stretch is worked on for all that share it.
 constexpr int64_t kRememberedRow = int64_t{1} << 17;

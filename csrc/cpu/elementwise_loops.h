@@ -55,7 +55,7 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
     int64_t rest = from;
     for (int d = 0; d < layout_.flat; ++d) coordinate_[d] = Layout::take(rest, layout_.size[d]);
     const int64_t n = std::min(kStretch, layout_.run() - from);
-    constants_ ? rows_with_constants(pointers(at), mask, n) : rows(pointers(at), mask, n);
+    constants_&& n >= kBatch ? rows_with_constants(pointers(at), mask, n) : rows(pointers(at), mask, n);
   }
 
   __attribute__((noinline)) void rows_with_constants(Pointers at, const MaskPlace& mask, int64_t n) {

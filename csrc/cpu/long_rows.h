@@ -18,14 +18,16 @@ inline bool begins_again(const Layout& l, int k) {
   return again;
 }
 
-// How many runs make a long one.
+// How many runs make a long one: as many as fit, or a few less, so that few are not left over. A mask of strides that
+// may make tiles is left alone.
 inline int64_t runs_in_long_row(const Layout& l) {
   const int64_t row = l.run();
   if (l.flat == l.ndim || row == 0 || row > kLongRow / 2 || l.mask_stride[0] > 1) return 1;
   for (int k = 0; k < l.operands; ++k) {
     if (!l.continues(k, l.flat) && !begins_again(l, k)) return 1;
   }
-  return std::max<int64_t>(1, std::min(l.size[l.flat], kLongRow / row));
+  const int64_t runs = l.size[l.flat];
+  return std::max<int64_t>(1, pieces(runs, pieces(std::max<int64_t>(1, runs), kLongRow / row)));
 }
 
 // Calls run(part) for the runs that are put together, `count` at a time, and for those that are left over. What is

@@ -61,7 +61,7 @@ class Tiles : protected Batches<Isa, Pipeline, T> {
     alignas(64) typename Base::template Copies<Decisions::kAcross> constants;
     for (int64_t q = 0; q < nq; ++q, layout_.step(at, 1, 1)) {
       Pointers run = pointers(at);
-      if (constants_) Base::spread(run, constants, np);
+      if (constants_ && np >= kBatch) Base::spread(run, constants, np);
       int64_t p = 0;
       for (; unit_ && p + kBatch <= np; p += kBatch) {
         batch(pipeline, made[p / kBatch][q / kBatch][q % kBatch], run, p);

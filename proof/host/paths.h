@@ -37,5 +37,3 @@ bool visit_cpu_path(const std::string& path, const Visitor& visit) {
 }
 
 }  // namespace fused_dropout
-
-extern "C" int rng_version() { return fused_dropout::kRngVersion; }

@@ -1,5 +1,7 @@
 // The row operations, as host.cpp has the others: the CPU's loops for each instruction set, and the CUDA kernels run on
 // the host.
+#include <cstdlib>
+
 #include "core/layout.cpp"
 #include "cpu/row_loops.h"
 #if !defined(FD_WITHOUT_CUDA)
@@ -9,6 +11,8 @@
 #include "row_call.h"
 
 using namespace fused_dropout;
+
+extern "C" int rng_version() { return kRngVersion; }
 
 // One call of `rows_in_part` rows a part; returns whether there is such a path.
 extern "C" bool run_row_operation(const char* path, int operation, int dtype, void* const* operands, int ndim,
@@ -24,7 +28,8 @@ extern "C" bool run_row_operation(const char* path, int operation, int dtype, vo
   if (std::string(path) == "cuda on the host") {
     cuda_on_host::first_block = 0;
     cuda_on_host::last_block = UINT64_MAX;
-    return launch_rows(which, type, args, nullptr) == cudaSuccess;
+    if (launch_rows(which, type, args, nullptr) != cudaSuccess) std::abort();
+    return true;
   }
 #endif
   return visit_cpu_path(path, [&](auto isa) { run_rows<decltype(isa)>(which, type, args, 0, args.parts()); });
