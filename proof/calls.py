@@ -65,6 +65,8 @@ def calls() -> list[Call]:
             made.append(_call("bias_dropout_add", bf16, shape, 0.3, 2**35 - 99, None, layout))
     made += [_call("swiglu_dropout_backward", dtype, shape, 0.3) for dtype, shape in ((f32, (5, 300)), (bf16, (777,)))]
     made.append(_call("swiglu_dropout_backward", f32, (40, 50), 0.3, 0, (0, 1)))
+    made.append(_call("swiglu_dropout_backward", f32, (3, 130, 7), 0.3, 0, None, "a row"))
+    made.append(_call("dropout", f32, (128, 192), 0.3, 0, (0, 1)))  # equal rows, and a stretch that begins within one
     for dtype, shape, strides in ((f32, (700, 97), None), (f32, (40, 5, 300), (1500, 300, 1)), (bf16, (130, 64), None),
                                   (f16, (3, 1000), (5000, 1)), (f64, (90, 65), None), (f32, (1, 77), None),
                                   (f32, (33, 129), (0, 1))):  # fmt: skip
