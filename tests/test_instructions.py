@@ -15,7 +15,7 @@ SLOWER = [
     ("avx2", {DENSE: ("cpu/elementwise_loops.h", "else if (linear_ && n >=", "else if (false && n >=")}),
     ("avx512", {DENSE: ("cpu/elementwise_loops.h", "const Pointers from = at;", "const Pointers& from = at;")}),
     ("avx2", {BIAS: ("cpu/long_rows.h", "if (count == 1) return", "if (count >= 1) return"),
-              NUMBER: ("cpu/batches.h", "|| l.stride[k][0] == 0);", "|| false);")}),
+              NUMBER: ("cpu/batches.h", "l.stride[k][0] == 0));", "false));")}),
 ]  # fmt: skip
 
 
