@@ -84,7 +84,8 @@ def build(path: str, folder: Path, faults: Iterable[host.Fault] = ()) -> Path:
     host.copy_sources(folder)
     for fault in faults:
         host.plant(folder, fault)
-    options = ("-O3", *TARGETS[path], "-DFD_WITHOUT_CUDA", "-shared", "-fPIC")
+    others = (option for other, option in host.WITHOUT.items() if other != path)
+    options = ("-O3", *TARGETS[path], *others, "-shared", "-fPIC")
     host.compile_host(folder, folder / "libhost.so", options=options)
     caller = ["c++", "-O1", host.ROOT / "tools" / "instructions.cpp", folder / "libhost.so", "-o", folder / "call"]
     subprocess.run([*caller, f"-Wl,-rpath,{folder}"], check=True, capture_output=True, text=True)
