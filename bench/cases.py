@@ -131,6 +131,7 @@ def baselines(p: float, device: str) -> Mapping[str, Baseline]:
         "eager drop_block2d": _run(operations.drop_block2d(p).native),
         "eager gaussian": _run(operations.gaussian_dropout(p).native),
         "eager zoneout": _run(operations.zoneout(p).native),
+        "bernoulli_": _run(operations.keep_mask(p).native),
         "contiguous": lambda way: lambda x: way(dropout.fused)(x.contiguous()),
         "copy": lambda way: operations.device_copy,
         **{f"eager {pipeline.name}": _run(pipeline.native) for pipeline in chains},
@@ -217,6 +218,7 @@ def on_cpu(p: float) -> Iterator[Family]:
     yield Family("dropout in place", work.in_place, in_place, "mul_", IN_PLACE, level=quick, arithmetic=arithmetic)
     yield Family("dropout", work.forward, dropout, "mul", NEW_PAGES, level=quick, arithmetic=arithmetic)
     yield Family("dropout backward", work.backward, dropout, "mul", NEW_PAGES)
+    yield Family("dropout backward of a sum", work.backward_of_sum, dropout, "mul", NEW_PAGES)
     yield Family("dropout", work.forward, dropout, "F.dropout", UNTARGETED)
     yield Family("dropout", work.forward, dropout, "mul", CACHED, MEDIUM)
     yield Family("dropout", work.forward, dropout, "F.dropout", NATIVE, MEDIUM, quick)
@@ -229,12 +231,13 @@ def on_cpu(p: float) -> Iterator[Family]:
     yield row({FLOAT32: (1.05, 1.05)}, 2**22, inputs=linear.inputs)
     for versus, targets in (("F.dropout", UNTARGETED), ("contiguous", TILED)):
         yield Family("channels_last", work.forward, dropout, versus, targets, inputs=inputs.channels_last)
-    block, gaussian, zoneout = (
-        f(p) for f in (operations.drop_block2d, operations.gaussian_dropout, operations.zoneout)
+    block, gaussian, zoneout, mask = (
+        f(p) for f in (operations.drop_block2d, operations.gaussian_dropout, operations.zoneout, operations.keep_mask)
     )
     yield Family("drop_block2d", work.forward, block, "eager drop_block2d", BLOCKS, inputs=inputs.images)
     yield Family("gaussian_dropout", work.forward, gaussian, "eager gaussian", UNTARGETED_FLOAT)
     yield Family("zoneout", work.forward, zoneout, "eager zoneout", UNTARGETED_FLOAT, accesses=3, inputs=inputs.pair)
+    yield Family("keep_mask", work.forward, mask, "bernoulli_", UNTARGETED_FLOAT)
     for layer in layers(p):
         yield from _of_layer(layer)
 

@@ -29,15 +29,15 @@ def pair(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
     return x, x.flip(0)
 
 
-def rows(*features_of: str) -> Inputs:
-    """Matrices (N, FEATURES) for "x" and its like, (FEATURES,) for "bias" and "gain", a square for "weight"; "halves"
+def rows(*features_of: str, features: int = FEATURES) -> Inputs:
+    """Matrices (N, features) for "x" and its like, (features,) for "bias" and "gain", a square for "weight"; "halves"
     is one matrix of rows of twice the length."""
 
     def inputs(numel: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
-        count = max(1, numel // FEATURES)
-        shapes: dict[str, tuple[int, ...]] = {"bias": (FEATURES,), "gain": (FEATURES,)}
-        shapes |= {"weight": (FEATURES, FEATURES), "halves": (count, 2 * FEATURES)}
-        default = (count, FEATURES)
+        count = max(1, numel // features)
+        shapes: dict[str, tuple[int, ...]] = {"bias": (features,), "gain": (features,)}
+        shapes |= {"weight": (features, features), "halves": (count, 2 * features)}
+        default = (count, features)
         return tuple(_values(shapes.get(name, default), dtype, device) for name in features_of)
 
     return inputs

@@ -103,6 +103,15 @@ def gaussian_dropout(p: float) -> Operation:
     )
 
 
+def keep_mask(p: float) -> Operation:
+    """The mask alone, as truth values; of the input the shape is all that matters."""
+    return Operation(
+        lambda x: fused_dropout.keep_mask(x.shape, p, fused_dropout.draw(x.device)),
+        lambda x: torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p),
+        lambda x: reference.keep_mask(fused_dropout.draw(x.device), x.shape, p),
+    )
+
+
 def zoneout(p: float) -> Operation:
     return Operation(
         lambda x, previous: fused_dropout.zoneout(x, previous, p),

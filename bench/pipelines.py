@@ -17,6 +17,7 @@ from .work import Function
 # 32-bit operations an element, as bench/NOTES.md counts them: e^x, the normal distribution, and what is made of them.
 EXPONENTIAL, DISTRIBUTION = 25, 60
 ACTIVATION = {"relu": 1, "squared_relu": 2, "silu": EXPONENTIAL + 3, "gelu": DISTRIBUTION + 1}
+FEW = 10  # features: as many as a classifier's classes, not a multiple of any vector
 NORM = {"layer_norm": 8, "rms_norm": 4}  # mean and variance, or mean square; subtract, multiply, gain and bias
 
 
@@ -134,6 +135,20 @@ def _gated(p: float, name: str, *tensors: str) -> Pipeline:
     )
 
 
+def _bias_dropout_add(p: float, name: str, features: int = FEATURES) -> Pipeline:
+    minimal = multiply(p)
+    return Pipeline(
+        name,
+        rows("x", "bias", "residual", features=features),
+        lambda x, bias, residual: fused_dropout.bias_dropout_add(x, bias, residual, p),
+        lambda x, bias, residual: residual + F.dropout(x + bias, p),
+        lambda x, bias, residual: residual + minimal(x + bias),
+        lambda x, bias, residual: reference.bias_dropout_add(x, bias, residual, p)[0],
+        accesses=3,
+        arithmetic=DROPOUT + 2,
+    )
+
+
 def pipelines(p: float) -> tuple[Pipeline, ...]:
     minimal = multiply(p)
     return (
@@ -156,16 +171,8 @@ def pipelines(p: float) -> tuple[Pipeline, ...]:
             lambda x, bias: reference.bias_dropout(x, bias, p)[0],
             arithmetic=DROPOUT + 1,
         ),
-        Pipeline(
-            "bias_dropout_add",
-            rows("x", "bias", "residual"),
-            lambda x, bias, residual: fused_dropout.bias_dropout_add(x, bias, residual, p),
-            lambda x, bias, residual: residual + F.dropout(x + bias, p),
-            lambda x, bias, residual: residual + minimal(x + bias),
-            lambda x, bias, residual: reference.bias_dropout_add(x, bias, residual, p)[0],
-            accesses=3,
-            arithmetic=DROPOUT + 2,
-        ),
+        _bias_dropout_add(p, "bias_dropout_add"),
+        _bias_dropout_add(p, f"bias_dropout_add of {FEW} features", FEW),
         Pipeline(
             "drop_path_add",
             rows("x", "residual"),

@@ -3,8 +3,12 @@
 "dropout" returns a new tensor, allocation included. On the CPU a large one is new pages from the system, which cost
 more than the kernel; "dropout in place" is the same without them. On CUDA PyTorch's allocator keeps freed memory, so
 that neither pays for it. What is smaller than a cache is in it on the CPU; on CUDA buffers are rotated past L2.
+
+Beyond LARGE elements a processor measures ours, the limit and PyTorch's own alone: native generators take seconds a
+call, and every implementation has tensors of gigabytes.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 import torch
 
 from . import inputs, operations, work
+from .cases import LARGE
 from .choice import Choice, Level, words
 from .inputs import FEATURES, Inputs, rings
 from .operations import Operation
@@ -26,7 +31,9 @@ SIZES = {
     Level.DEFAULT: tuple(2**power for power in range(0, 25, 4)),
     Level.FULL: tuple(2**power for power in range(0, 25, 3)),
 }
-LARGER_ON_CUDA = (2**26, 2**28)
+LARGER = (2**26, 2**28)  # on a GPU, and of a full run
+NATIVE = ("F.dropout", "eager")
+TENSORS, TENSORS_OF_FEW = 64, 16  # that the implementations of an operation have at once, of all and of the few
 EFFORT = {Level.QUICK: Effort(0.1, 5, 20), Level.DEFAULT: Effort(0.3, 5, 30), Level.FULL: Effort(0.6, 5, 60)}
 
 
@@ -109,13 +116,19 @@ class Point:
     threads: int  # 0 on CUDA
 
     @property
+    def of_few(self) -> bool:
+        """Whether ours, the limit and PyTorch's own are all that is measured."""
+        return self.device == "cpu" and self.numel > LARGE
+
+    @property
     def label(self) -> str:
         return f"sweep {self.device} {self.swept.name} {words(self.dtype)} numel={self.numel}"
 
 
 def points(choice: Choice) -> Iterator[Point]:
     """Those that are chosen; with all threads."""
-    sizes = choice.sizes or SIZES[choice.level] + LARGER_ON_CUDA * (choice.device == "cuda")
+    larger = choice.device == "cuda" or choice.level == Level.FULL
+    sizes = choice.sizes or SIZES[choice.level] + LARGER * larger
     threads = choice.threads[-1] if choice.device == "cpu" else 0
     for one in swept(choice.p):
         if one.device not in ("", choice.device) or one.level > choice.level:
@@ -133,9 +146,12 @@ def points(choice: Choice) -> Iterator[Point]:
 
 
 def _fits(point: Point) -> bool:
-    """Whether a GPU has room for every implementation's tensors, twice."""
-    room = torch.cuda.get_device_properties(0).total_memory if point.device == "cuda" else 0
-    return point.device == "cpu" or 64 * point.numel * point.dtype.itemsize <= room
+    """Whether there is room for the tensors of every implementation that is measured."""
+    if point.device == "cuda":
+        room = torch.cuda.get_device_properties(0).total_memory
+    else:
+        room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (TENSORS_OF_FEW if point.of_few else TENSORS) * point.numel * point.dtype.itemsize <= room
 
 
 def measure_point(point: Point, peers: Sequence[Peer], choice: Choice) -> list[dict[str, Any]]:
@@ -145,11 +161,15 @@ def measure_point(point: Point, peers: Sequence[Peer], choice: Choice) -> list[d
         torch.set_num_threads(point.threads)
     few = one.inputs(min(point.numel, CHECKED), point.dtype, point.device)
     work.check(point.label, one.way(one.operation.fused), one.way(one.operation.oracle), few, one.operation.exact)
-    chains = {name: make for name, make in one.chains if name == one.limit or choice.wants_peer(name)}
+
+    def wanted(name: str) -> bool:
+        return choice.wants_peer(name) and (name in NATIVE or not point.of_few)
+
+    chains = {name: make for name, make in one.chains if name == one.limit or wanted(name)}
     factories = {OURS: one.way(one.operation.fused), **chains}
     refused = {}
     for peer in peers:
-        if one.name in peer.tasks:
+        if one.name in peer.tasks and wanted(peer.name):
             try:
                 if one.inputs is inputs.flat:
                     work.check_dropout(peer.tasks[one.name], few, choice.p)

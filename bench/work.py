@@ -52,6 +52,17 @@ def backward(function: Function) -> Factory:
     return factory
 
 
+def backward_of_sum(function: Function) -> Factory:
+    """The gradient of the output's sum, from which it comes as one number, expanded."""
+
+    def factory(x: Tensor) -> Task:
+        x = x.detach().requires_grad_()
+        y, grad_y = function(x), torch.ones((), dtype=x.dtype, device=x.device).expand_as(x)
+        return Task(lambda: torch.autograd.grad(y, x, grad_y, retain_graph=True)[0])
+
+    return factory
+
+
 def recorded(function: Function) -> Factory:
     """A forward call that records the graph of its gradient."""
 

@@ -54,13 +54,14 @@ CALLS = (
     Call("bias_dropout_add", "float32", 8, "bias"),
     Call("gaussian_dropout", "float32"),
     Call("swiglu_dropout_backward", "float32"),
+    Call("keep_mask", "float32"),
 )
-INSTANCES = {  # of a call, the class of its loop
-    Call("dropout", "float32"): "Dropout<float>, float",
-    Call("dropout", "bfloat16"): "Dropout<float>, fused_dropout::BFloat16",
-    Call("bias_dropout_add", "float32"): "BiasDropoutAdd<float>, float",
+INSTANCES = {  # of a call, the class of its loop, and the bytes of an element
+    Call("dropout", "float32"): ("Dropout<float>, float", 4),
+    Call("dropout", "bfloat16"): ("Dropout<float>, fused_dropout::BFloat16", 2),
+    Call("bias_dropout_add", "float32"): ("BiasDropoutAdd<float>, float", 4),
+    Call("keep_mask", "float32"): ("KeepMask<float>, unsigned char", 1),
 }
-BYTES = {"bfloat16": 2, "float32": 4}
 PHILOX_ROUNDS = 10
 TOLERANCE = 0.01  # of a count: alignment moves a loop's first and last elements
 
@@ -95,7 +96,7 @@ def build(path: str, folder: Path, faults: Iterable[host.Fault] = ()) -> Path:
 def an_element(program: Path, path: str, call: Call) -> float:
     """Instructions an element."""
     if path in READ:
-        return _of_the_loop(program.parent / "libhost.so", INSTANCES[call], BYTES[call.dtype])
+        return _of_the_loop(program.parent / "libhost.so", *INSTANCES[call])
     small, large = (_instructions(program, path, call, elements // call.features) for elements in ELEMENTS)
     return (large - small) / (ELEMENTS[1] - ELEMENTS[0])
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "decisions.h"
+#include "pair.h"
 
 namespace fused_dropout {
 
@@ -18,7 +19,7 @@ class Batches {
   using Decisions = typename DecisionsOf<Isa, C, Pipeline::kNoise>::type;
   using Batch = typename Decisions::Batch;
   static constexpr int kInputs = Pipeline::kInputs, kOutputs = Pipeline::kOutputs;
-  using Outputs = std::conditional_t<kOutputs == 2, Two<V>, V>;
+  using Inputs = std::make_index_sequence<kInputs>;
 
   explicit Batches(const ElementwiseArgs& args)
       : args_(args),
@@ -61,41 +62,39 @@ class Batches {
     }
   }
 
-  // Register `half` of the pair that begins at `lane` of the batch, which begins at element `i`.
+  // The pair of registers that begins at `lane` of the batch, which begins at element `i`.
   template <bool kReadFirst, size_t... K>
-  static FD_HOST_DEVICE Outputs lanes(const Pipeline& pipeline, const Batch& decisions, int lane, int half,
-                                      const Pointers& at, int64_t i, std::index_sequence<K...>) {
-    const auto decision = Decisions::template lanes<V, T>(decisions, lane, half);
-    if constexpr (sizeof...(K) == 0) {
-      return pipeline(decision, V(C(0)));
-    } else {
-      return pipeline(decision, (K > 0 || kReadFirst ? V::load(at.x[K] + i + lane, half) : V(C(0)))...);
-    }
-  }
-
-  // A pair of registers.
-  template <bool kReadFirst>
   static FD_HOST_DEVICE void registers(const Pipeline& pipeline, const Batch& decisions, int lane, const Pointers& at,
-                                       int64_t i) {
-    constexpr std::make_index_sequence<kInputs> inputs;
-    const Outputs first = lanes<kReadFirst>(pipeline, decisions, lane, 0, at, i, inputs);
-    const Outputs second = lanes<kReadFirst>(pipeline, decisions, lane, 1, at, i, inputs);
+                                       int64_t i, std::index_sequence<K...>) {
+    const auto decision = Decisions::template lanes<V, T>(decisions, lane);
+    const auto results = [&] {
+      if constexpr (sizeof...(K) == 0) {
+        return pipeline(decision, Pair<V>(C(0)));
+      } else {
+        return pipeline(decision, (K > 0 || kReadFirst ? load(at.x[K] + i + lane) : Pair<V>(C(0)))...);
+      }
+    }();
     if constexpr (kOutputs == 2) {
-      V::store(first.first, second.first, at.y[0] + i + lane);
-      V::store(first.second, second.second, at.y[1] + i + lane);
+      V::store(results.first.first, results.first.second, at.y[0] + i + lane);
+      V::store(results.second.first, results.second.second, at.y[1] + i + lane);
     } else {
-      V::store(first, second, at.y[0] + i + lane);
+      V::store(results.first, results.second, at.y[0] + i + lane);
     }
   }
+  static FD_HOST_DEVICE Pair<V> load(const T* p) { return {V::load(p, 0), V::load(p, 1)}; }
 
   // 64 elements from `i` on, all operands contiguous.
   template <bool kReadFirst = true>
   static FD_HOST_DEVICE void batch(const Pipeline& pipeline, const Batch& decisions, const Pointers& at, int64_t i) {
-    if constexpr (Pipeline::kLong || !Isa::kUnrolled) {
+    if constexpr (std::is_same_v<T, uint8_t>) {
+      Isa::store_truths(decisions, at.y[0] + i);  // the decisions themselves
+    } else if constexpr (Pipeline::kLong || !Isa::kUnrolled) {
       long_batch<kReadFirst>(pipeline, decisions, at, i);
     } else {
 #pragma GCC unroll 16
-      for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) registers<kReadFirst>(pipeline, decisions, lane, at, i);
+      for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) {
+        registers<kReadFirst>(pipeline, decisions, lane, at, i, Inputs{});
+      }
     }
   }
 
@@ -104,7 +103,9 @@ class Batches {
   static __attribute__((noinline)) void long_batch(const Pipeline& pipeline, const Batch& decisions, const Pointers& at,
                                                    int64_t i) {
 #pragma GCC unroll 1
-    for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) registers<kReadFirst>(pipeline, decisions, lane, at, i);
+    for (int lane = 0; lane < kBatch; lane += 2 * V::kLanes) {
+      registers<kReadFirst>(pipeline, decisions, lane, at, i, Inputs{});
+    }
   }
 
   // Up to 64 elements of any stride: gathered, computed by the same function, scattered.

@@ -8,6 +8,7 @@
 
 #include "elementwise.h"
 #include "makers.h"
+#include "pair.h"
 
 namespace fused_dropout {
 
@@ -25,10 +26,10 @@ class KeepDecisions {
 
   const Maker maker;
 
-  // Of register `half` of a pair of T, which begins at `lane`.
+  // Of the pair of registers of T that begins at `lane`.
   template <class V, class T>
-  static FD_HOST_DEVICE auto lanes(const Batch& keep, int lane, int half) {
-    return V::template keep_at<T>(keep, lane, half);
+  static FD_HOST_DEVICE Pair<typename V::Keep> lanes(const Batch& keep, int lane) {
+    return {V::template keep_at<T>(keep, lane, 0), V::template keep_at<T>(keep, lane, 1)};
   }
   static FD_HOST_DEVICE bool drops_all(const Batch& keep) { return keep == 0; }
 
@@ -188,8 +189,8 @@ class NormalDecisions {
   const Maker maker;
 
   template <class V, class T>
-  static FD_HOST_DEVICE V lanes(const Batch& batch, int lane, int half) {
-    return V::template load_as<T>(batch.z + lane, half);
+  static FD_HOST_DEVICE Pair<V> lanes(const Batch& batch, int lane) {
+    return {V::template load_as<T>(batch.z + lane, 0), V::template load_as<T>(batch.z + lane, 1)};
   }
   static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }
 
@@ -270,7 +271,7 @@ class NoDecisions {
   const Maker maker{};
 
   template <class V, class T>
-  static FD_HOST_DEVICE bool lanes(const Batch&, int, int) {
+  static FD_HOST_DEVICE bool lanes(const Batch&, int) {
     return true;
   }
   static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }

@@ -118,16 +118,24 @@ class NormalMaker {
     alignas(64) uint16_t high_half[kMade], low_half[kMade];
     Isa::store_halves(Isa::template halves<Isa::kWords>(high_, keys_, group, high), high_half);
     Isa::store_halves(Isa::template halves<Isa::kWords>(low_, keys_, group, high), low_half);
-    // Written as a loop over scalars that the compiler turns into vectors: gathered, computed, scattered.
-    alignas(64) uint32_t word[2][kMade / 2];
-    alignas(64) C z[2][kMade / 2];
-    for (int i = 0; i < kMade; ++i) word[i % 2][i / 2] = uint32_t{high_half[i]} << 16 | low_half[i];
-    for (int i = 0; i < kMade / 2; ++i) {
-      const NormalPair<C> pair = normal_pair<C>(word[0][i], word[1][i]);
-      z[0][i] = pair.even;
-      z[1][i] = pair.odd;
+    // Loops over scalars that the compiler turns into vectors. The halves of two neighbours lie in one word, from which
+    // shifts and masks take them: no element is moved.
+    uint32_t high_halves[kMade / 2], low_halves[kMade / 2];
+    std::memcpy(high_halves, high_half, sizeof(high_half));
+    std::memcpy(low_halves, low_half, sizeof(low_half));
+    for (int w = 0; w < Isa::kWords; ++w) {
+      alignas(64) C even[kBatch / 2], odd[kBatch / 2];
+      for (int i = 0; i < kBatch / 2; ++i) {
+        const uint32_t upper = high_halves[w * kBatch / 2 + i], lower = low_halves[w * kBatch / 2 + i];
+        const NormalPair<C> pair = normal_pair<C>(upper << 16 | (lower & 0xffff), (upper & 0xffff0000u) | lower >> 16);
+        even[i] = pair.even;
+        odd[i] = pair.odd;
+      }
+      for (int i = 0; i < kBatch / 2; ++i) {
+        batches[w].z[2 * i] = even[i];
+        batches[w].z[2 * i + 1] = odd[i];
+      }
     }
-    for (int i = 0; i < kMade; ++i) batches[i / kBatch].z[i % kBatch] = z[i % 2][i / 2];
   }
 
   __attribute__((noinline)) void make_one_by_one(uint64_t group, Batch (&batches)[Isa::kWords]) const {

@@ -137,7 +137,6 @@ struct Vec {
 
   // The narrower types, for C = float.
   using Halves = typename VectorOf<uint16_t, Isa::kBytes>::type;
-  using Bytes = typename VectorOf<uint8_t, Isa::kBytes / 4>::type;
 
   FD_HOST_DEVICE static Vec load(const BFloat16* p, int half) {
     const Words both = load_bytes<Words>(p);
@@ -156,10 +155,6 @@ struct Vec {
 
   FD_HOST_DEVICE static Vec load(const Half* p) { return Vec(Isa::template load_half<Values>(p)); }
   FD_HOST_DEVICE void store(Half* p) const { Isa::store_half(v, p); }
-
-  FD_HOST_DEVICE void store(uint8_t* p) const {
-    store_bytes(p, __builtin_convertvector(bit_cast<Words>(v != 0), Bytes) & 1);
-  }
 };
 
 // The keys of the ten rounds, as a vector lane wants them: in memory, to be broadcast.

@@ -119,6 +119,17 @@ struct Avx2 : VectorKeep<32> {
     return !_mm256_testz_si256(any, any);
   }
 
+  // A byte a bit, 0 or 1.
+  static FD_HOST_DEVICE void store_truths(uint64_t bits, uint8_t* p) {
+    const __m256i byte = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+    const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+    for (int i = 0; i < kBatch; i += 32) {
+      const __m256i word = _mm256_set1_epi32(static_cast<int32_t>(bits >> i));
+      const __m256i own = _mm256_and_si256(_mm256_shuffle_epi8(word, byte), bit);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + i), _mm256_min_epu8(own, _mm256_set1_epi8(1)));
+    }
+  }
+
   template <class Values>
   static FD_HOST_DEVICE Values load_half(const Half* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -22,9 +22,11 @@ struct Avx512 {
       bits = _pext_u64(bits, first % 2 == 0 ? 0x5555555555555555u : 0xaaaaaaaaaaaaaaaau);
       first /= 2;
     }
-    // A shift written as one takes the bits to a general register and back.
-    if (__builtin_constant_p(first) && first > 0) bits = __builtin_ia32_kshiftridi(bits, first);
-    return static_cast<Keep<C>>(__builtin_constant_p(first) ? bits : bits >> first);
+#if !defined(__clang__)  // GCC takes the bits to a general register and back for a shift that is written as one
+    if (__builtin_constant_p(first))
+      return static_cast<Keep<C>>(first > 0 ? __builtin_ia32_kshiftridi(bits, first) : bits);
+#endif
+    return static_cast<Keep<C>>(bits >> first);
   }
   static FD_HOST_DEVICE __m512 select(__mmask16 keep, __m512 kept, __m512 dropped) {
     return _mm512_mask_blend_ps(keep, dropped, kept);
@@ -138,6 +140,11 @@ struct Avx512 {
       any = _kor_mask32(any, _mm512_cmpeq_epi16_mask(h.high[w], t));
     }
     return !_kortestz_mask32_u8(any, any);
+  }
+
+  // A byte a bit, 0 or 1.
+  static FD_HOST_DEVICE void store_truths(uint64_t bits, uint8_t* p) {
+    _mm512_storeu_si512(p, _mm512_maskz_set1_epi8(bits, 1));
   }
 
   template <class Values>

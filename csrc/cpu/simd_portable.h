@@ -54,6 +54,11 @@ struct Portable : VectorKeep<16> {
     return any;
   }
 
+  // A byte a bit, 0 or 1.
+  static FD_HOST_DEVICE void store_truths(uint64_t bits, uint8_t* p) {
+    for (int i = 0; i < kBatch; ++i) p[i] = static_cast<uint8_t>(bits >> i & 1);
+  }
+
   template <class Values>
   static FD_HOST_DEVICE Values load_half(const Half* p) {
     Values v;
