@@ -67,6 +67,12 @@ def compile_host(
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
+def clang() -> str | None:
+    """The compiler beside the usual one, where there is one."""
+    versions = (f"-{version}" for version in range(30, 14, -1))
+    return next((name for end in ("", *versions) if shutil.which(name := f"clang++{end}")), None)
+
+
 def library(folder: Path) -> ctypes.CDLL:
     copy_sources(folder)
     compile_host(folder, folder / "host.so", options=("-O2", "-march=native", "-shared", "-fPIC"))

@@ -53,7 +53,7 @@ FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
     "core/elementwise.h": Judging((CPU_PATH,)),
     **{f"cpu/{name}": Judging((CPU_PATH,)) for name in (
         "batches.h", "column_loops.h", "columns.cpp", "decisions.h", "elementwise.h", "elementwise_loops.h",
-        "long_rows.h", "makers.h", "rows.h", "simd.h", "tiles.h",
+        "long_rows.h", "makers.h", "pair.h", "rows.h", "simd.h", "tiles.h",
     )},
     **{f"cpu/simd_{path}.h": Judging((path,)) for path in ("portable", "avx2", "avx512")},
     **{f"cuda/{name}": Judging((CUDA_PATH,)) for name in (
@@ -157,12 +157,19 @@ def prepared(folder: Path) -> dict[str, Path]:
     return {"host.cpp": calls.prepared(folder / "calls.npz"), ROWS: row_calls.prepared(folder / "row_calls.npz")}
 
 
-def judge(folder: Path, files: Mapping[str, Path], paths: tuple[str, ...], library: str = "host.cpp") -> str:
+def judge(
+    folder: Path,
+    files: Mapping[str, Path],
+    paths: tuple[str, ...],
+    library: str = "host.cpp",
+    compiler: str = "c++",
+    checks: tuple[str, ...] = ("-O0", *TRAPS),  # most of the time is the compiler's
+) -> str:
     """What becomes of the sources in `folder`: "does not compile", "caught" or "survives"."""
-    options = ["-O0", "-march=native", "-shared", "-fPIC", *TRAPS]  # most of the time is the compiler's
+    options = [*checks, "-march=native", "-shared", "-fPIC"]
     options += [option for path, option in host.WITHOUT.items() if path not in paths]
     try:
-        host.compile_host(folder, folder / "mutant.so", options=options, library=library)
+        host.compile_host(folder, folder / "mutant.so", compiler, options, library)
     except subprocess.CalledProcessError:
         return "does not compile"
     command = [sys.executable, host.ROOT / "proof" / "judge.py", folder / "mutant.so", files[library], *paths]
@@ -232,6 +239,9 @@ def findings(quick: bool) -> Iterator[Finding]:
         for library, what in (("host.cpp", "elements"), (ROWS, "rows")):
             found = judge(unchanged, files, host.PATHS[1:], library)
             yield Finding(f"the sources as they are pass, of {what}", found, "survives", found == "survives")
+            if clang := host.clang():
+                found = judge(unchanged, files, host.PATHS[1:], library, clang, ("-O2",))
+                yield Finding(f"the same, compiled by {clang} with -O2", found, "survives", found == "survives")
         host.copy_sources(unchanged, OVERRUN)
         found = judge(unchanged, files, (CPU_PATH,), ROWS)
         yield Finding("planted: a vector written behind its end", found, "caught", found == "caught")

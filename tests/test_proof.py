@@ -113,3 +113,10 @@ def test_faults_in_row_operations_are_caught_without_torch_or_a_gpu(fault, prepa
     host.copy_sources(tmp_path, FAULTS_OF_ROWS.get(fault))
     verdict = mutation.judge(tmp_path, prepared, host.PATHS[1:], mutation.ROWS)
     assert verdict == ("survives" if fault is None else "caught")
+
+
+@pytest.mark.skipif(host.clang() is None, reason="no clang")
+@pytest.mark.parametrize("library", ["host.cpp", mutation.ROWS])
+def test_another_compiler_gives_the_same_bits(library, prepared, tmp_path):
+    host.copy_sources(tmp_path)
+    assert mutation.judge(tmp_path, prepared, host.PATHS[1:], library, host.clang(), ("-O2",)) == "survives"
