@@ -57,7 +57,7 @@ proof: build
 	$(PY) -m proof --save
 
 gpu-proof: build
-	$(PY) -m proof --only gpu --save
+	$(PY) -m proof --only gpu gpu_sanitizers --save
 
 bench: build
 	$(PY) -m fused_dropout.bench --full --device $(DEVICE) --json $(RESULTS)

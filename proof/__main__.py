@@ -14,6 +14,7 @@ from . import (
     failures,
     fuzzing,
     gpu,
+    gpu_sanitizers,
     kernels,
     mistakes,
     mutation,
@@ -39,7 +40,7 @@ SECTIONS: dict[str, report.Section] = {
     "mutation": mutation,
     "mistakes": mistakes,
 }
-ON_A_GPU: dict[str, report.Section] = {"gpu": gpu}  # asked for by name
+ON_A_GPU: dict[str, report.Section] = {"gpu": gpu, "gpu_sanitizers": gpu_sanitizers}  # asked for by name
 EVERY = SECTIONS | ON_A_GPU
 HERE = Path(__file__).parent
 RESULTS, REPORT = HERE / "results", HERE / "REPORT.md"

@@ -50,6 +50,7 @@ def calls() -> list[Call]:
              for dtype, n, base in ((f32, 1000, 0), (bf16, 777, 3), (f64, 300, 2**35 - 99))]  # fmt: skip
     made.append(_call("gaussian_dropout", f32, (100,), 1.0))
     made.append(_call("gaussian_dropout", f32, (40, 96), 0.2, 8, (192, 2)))
+    made.append(_call("gaussian_dropout", f32, (20, 10), 0.2, 2**64 - 80, (160, 1)))
     made += [_call("block_dropout", f32, (n,), 0.2, base) for n, base in ((1000, 0), (777, 5))]
     for dtype in (f16, bf16, f32, f64):
         made += [_call("dropout", dtype, (n,), 0.3, base) for n, base in ((7, 0), (1000, 0), (9000, 5))]
