@@ -107,7 +107,8 @@ NOISE = {  # shapes and mask strides
     "equal rows, every other": ((40, 256), (0, 2)),
     "long rows": ((2, 3, 5000), (5000, 0, 1)), "short rows": ((900, 4), (1, 0)), "everything": ((40, 33), (0, 0)),
     "pairs": ((700, 2), (1, 0)), "pairs with a gap": ((70, 33, 2), (40, 1, 0)),
-    "short rows with gaps": ((7, 5, 48, 4), (1000, 50, 1, 0)),
+    "short rows with gaps": ((7, 5, 48, 4), (1000, 50, 1, 0)), "rows of three": ((900, 3), (1, 0)),
+    "rows of a batch": ((3, 40, 64), (45, 1, 0)), "rows and a half": ((2, 70, 97), (70, 1, 0)),
 }  # fmt: skip
 CONSTANT = {  # of an operand, along which of three dimensions it has elements of its own
     "a number": (0, 0, 0), "a row": (0, 0, 1), "a number a row": (1, 1, 0), "a number a sample": (1, 0, 0),

@@ -32,6 +32,11 @@ class KeepDecisions {
     return {V::template keep_at<T>(keep, lane, 0), V::template keep_at<T>(keep, lane, 1)};
   }
   static FD_HOST_DEVICE bool drops_all(const Batch& keep) { return keep == 0; }
+  // Calls body with the decisions of a batch about which there is only one: with a constant.
+  template <class Body>
+  static FD_HOST_DEVICE void with_equal(const Batch& keep, const Body& body) {
+    keep != 0 ? body(~Batch{0}) : body(Batch{0});
+  }
 
   // Adds the decisions about `count` elements, at least one, to those about `at` others.
   FD_HOST_DEVICE void put(Batch& keep, int at, uint64_t mask_index, uint64_t mask_stride, int count) {
@@ -60,6 +65,16 @@ class KeepDecisions {
   FD_HOST_DEVICE Batch repeated(uint64_t mask_index, int doublings) {
     uint64_t bits = word(mask_index);
     for (int i = 0; i < doublings; ++i) bits = doubled(static_cast<uint32_t>(bits));
+    return bits;
+  }
+
+  // The decisions about 64 elements of rows of `size`, at least 2, each mask index deciding about one, and moves on.
+  // Between two rows `left` may be 0.
+  FD_HOST_DEVICE Batch of_rows(MaskPlace& mask, int64_t size) {
+    const uint64_t rows = word(mask.index);
+    uint64_t bits = -(rows & 1), changes = rows ^ rows >> 1;  // from one row to the next
+    for (; mask.left < kBatch; mask.left += size, ++mask.index, changes >>= 1) bits ^= -(changes & 1) << mask.left;
+    mask.left -= kBatch;
     return bits;
   }
 
@@ -193,6 +208,10 @@ class NormalDecisions {
     return {V::template load_as<T>(batch.z + lane, 0), V::template load_as<T>(batch.z + lane, 1)};
   }
   static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }
+  template <class Body>
+  static FD_HOST_DEVICE void with_equal(const Batch& decided, const Body& body) {
+    body(decided);
+  }
 
   void put(Batch& batch, int at, uint64_t mask_index, uint64_t mask_stride, int count) {
     C* const z = batch.z + at;
@@ -215,6 +234,18 @@ class NormalDecisions {
   Batch repeated(uint64_t mask_index, int doublings) {
     Batch batch;
     for (int i = 0; i < kBatch; ++i) batch.z[i] = remembered(mask_index + static_cast<uint64_t>(i >> doublings));
+    return batch;
+  }
+
+  Batch of_rows(MaskPlace& mask, int64_t size) {
+    Batch batch;
+    for (int i = 0; i < kBatch; ++i, --mask.left) {
+      if (mask.left == 0) {
+        mask.left = size;
+        ++mask.index;
+      }
+      batch.z[i] = remembered(mask.index);
+    }
     return batch;
   }
 
@@ -275,9 +306,14 @@ class NoDecisions {
     return true;
   }
   static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }
+  template <class Body>
+  static FD_HOST_DEVICE void with_equal(const Batch& decided, const Body& body) {
+    body(decided);
+  }
   FD_HOST_DEVICE void put(Batch&, int, uint64_t, uint64_t, int) {}
   FD_HOST_DEVICE Batch whole(uint64_t, uint64_t) { return {}; }
   FD_HOST_DEVICE Batch repeated(uint64_t, int) { return {}; }
+  FD_HOST_DEVICE Batch of_rows(MaskPlace&, int64_t) { return {}; }
   static FD_HOST_DEVICE void copy(const Batch&, int, Batch&, int, int) {}
   FD_HOST_DEVICE void put_along(Batch (&)[kSquares][kBatch], int64_t, uint64_t, int64_t) {}
   static void transpose(Batch*) {}

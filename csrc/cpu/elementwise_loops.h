@@ -71,8 +71,8 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
       int64_t done;
       if (Base::equal_rows_ && mask.left == layout_.size[0] && n >= layout_.size[0]) {
         done = Base::equal_rows(at, mask, n);
-      } else if (Base::short_rows_ && mask.left == layout_.size[0] && Base::whole_batches(n) > 0) {
-        done = Base::short_rows(at, mask, Base::whole_batches(n));
+      } else if (Base::short_rows_ && Base::whole_batches(mask, n) > 0) {
+        done = Base::short_rows(at, mask, Base::whole_batches(mask, n));
       } else if (left >= kBatch) {
         done = row(at, mask.index, left);
         move(mask, done);
@@ -102,8 +102,14 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
     }
     if (mask_stride == 0) {
       const Batch decided = decisions_.whole(mask_index, 0);
-      const bool unread = Decisions::drops_all(decided) && !Pipeline::kReadsDropped;
-      done = unread ? equal_batches<false>(decided, at, n) : equal_batches<true>(decided, at, n);
+      const Pipeline pipeline = pipeline_;
+      const Pointers from = at;
+      done = n / kBatch * kBatch;
+      if (!Pipeline::kReadsDropped && n >= Base::kUnread && Decisions::drops_all(decided)) {
+        Base::template equal_batches<false>(pipeline, decided, from, 0, done);
+      } else {
+        Base::template equal_batches<true>(pipeline, decided, from, 0, done);
+      }
     } else if (linear_ && n >= kLinearWords * kBatch && same_high_half(mask_index / kGroup, n)) {
       const int64_t skip = static_cast<int64_t>(-mask_index % kGroup);
       if (skip != 0) {
@@ -121,16 +127,6 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
     }
     advance(at, done);
     return done;
-  }
-
-  // Batches of one decision.
-  template <bool kReadFirst>
-  int64_t equal_batches(const Batch& decided, const Pointers& at, int64_t n) const {
-    const Pipeline pipeline = pipeline_;
-    const Batch same = decided;
-    int64_t i = 0;
-    for (; i + kBatch <= n; i += kBatch) Base::template batch<kReadFirst>(pipeline, same, at, i);
-    return i;
   }
 
   // The loop where the time goes: contiguous operands and mask, the mask aligned to its groups.

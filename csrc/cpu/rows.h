@@ -20,6 +20,7 @@ class Rows : protected Tiles<Isa, Pipeline, T> {
   using Base::pipeline_;
   using Base::unit_;
   using typename Base::Batch;
+  using typename Base::Decisions;
   using typename Base::Pointers;
 
   explicit Rows(const ElementwiseArgs& args) : Base(args) {
@@ -28,9 +29,10 @@ class Rows : protected Tiles<Isa, Pipeline, T> {
     }
     equal_rows_ = unit_ && layout_.flat > 1 && layout_.mask_stride[0] == 1 && layout_.mask_stride[1] == 0 &&
                   layout_.size[0] % kBatch == 0 && layout_.size[0] <= kEqualRow;
-    while (doublings_ < 5 && layout_.size[0] > int64_t{1} << doublings_) ++doublings_;
+    while (doublings_ < 2 && layout_.size[0] > int64_t{1} << doublings_) ++doublings_;
     short_rows_ = unit_ && layout_.flat > 1 && layout_.mask_stride[0] == 0 && layout_.mask_stride[1] == 1 &&
-                  layout_.size[0] == int64_t{1} << doublings_;
+                  layout_.size[0] < kUnread;
+    doubled_ = layout_.size[0] == int64_t{1} << doublings_;
   }
 
   // Whole rows of one mask, made once. Leaves `mask` behind the last of them.
@@ -52,25 +54,53 @@ class Rows : protected Tiles<Isa, Pipeline, T> {
     return i;
   }
 
-  // Of short rows, before the end of the run or of dimension 1.
-  int64_t whole_batches(int64_t n) const {
-    return std::min(n, (layout_.size[1] - coordinate_[1]) << doublings_) / kBatch;
+  // Before the end of the run and of dimension 1.
+  int64_t whole_batches(const MaskPlace& mask, int64_t n) const {
+    return std::min(n, mask.left + (layout_.size[1] - coordinate_[1] - 1) * layout_.size[0]) / kBatch;
   }
 
-  // Rows of 2, 4, ... 32 elements, each with one decision, the next one the next row's: the parts of complex numbers,
-  // small channels. Leaves `mask` behind the last of them.
+  // Rows each with one decision, the next one the next row's: channels, the parts of complex numbers. Leaves `mask`
+  // behind the last batch.
   int64_t short_rows(Pointers& at, MaskPlace& mask, int64_t batches) {
     const Pipeline pipeline = pipeline_;
-    const int64_t rows = kBatch >> doublings_;
-    for (int64_t b = 0; b < batches; ++b) {
-      const Batch decided = decisions_.repeated(mask.index + static_cast<uint64_t>(b * rows), doublings_);
-      batch(pipeline, decided, at, b * kBatch);
+    const Pointers from = at;
+    MaskPlace place = mask;  // of our own, as the above: in registers, whatever is stored
+    if (doubled_ && place.left == layout_.size[0]) {
+      const auto rows = static_cast<uint64_t>(kBatch >> doublings_);
+      for (int64_t b = 0; b < batches; ++b, place.index += rows) {
+        batch(pipeline, decisions_.repeated(place.index, doublings_), from, b * kBatch);
+      }
+      place = {place.index - 1, 0};
+    } else {
+      const int64_t size = layout_.size[0], n = batches * kBatch;
+      for (int64_t i = 0; i < n;) {
+        if (place.left == 0) place = {place.index + 1, size};
+        if (place.left < kBatch) {
+          batch(pipeline, decisions_.of_rows(place, size), from, i);
+          i += kBatch;
+        } else {
+          const Batch same = decisions_.whole(place.index, 0);
+          const int64_t in_row = std::min(place.left, n - i) / kBatch * kBatch, end = i + in_row;
+          equal_batches<true>(pipeline, same, from, i, end);
+          i = end;
+          place.left -= in_row;
+        }
+      }
     }
     advance(at, batches * kBatch);
-    coordinate_[1] += batches * rows - 1;
-    mask.index += static_cast<uint64_t>(batches * rows - 1);
-    move(mask, layout_.size[0]);
+    coordinate_[1] += static_cast<int64_t>(place.index - mask.index);
+    mask = place;
+    if (mask.left == 0) move(mask, 0);
     return batches * kBatch;
+  }
+
+  // Batches of one decision, from element `i` to `end`.
+  template <bool kReadFirst>
+  static FD_HOST_DEVICE void equal_batches(const Pipeline& pipeline, const Batch& decided, const Pointers& at,
+                                           int64_t i, int64_t end) {
+    Decisions::with_equal(decided, [&](const Batch& same) FD_INLINE_LAMBDA {
+      for (int64_t k = i; k < end; k += kBatch) Base::template batch<kReadFirst>(pipeline, same, at, k);
+    });
   }
 
   // Moves on by `count` elements, at most to the row's end and so to the next row's beginning.
@@ -95,10 +125,13 @@ class Rows : protected Tiles<Isa, Pipeline, T> {
   }
 
   static constexpr int64_t kEqualRow = 4096;  // elements of a row whose decisions fit into a few cache lines
+  // Elements of a dropped row that are not read: less than four pages cost the prefetcher more than they spare.
+  static constexpr int64_t kUnread = (int64_t{1} << 14) / static_cast<int64_t>(sizeof(T));
 
   bool equal_rows_;               // rows are of whole batches, and neighbours along dimension 1 share their mask
-  bool short_rows_;               // rows of a power of two, less than a batch, each with one decision of its own
-  int doublings_ = 0;             // their size, as that power
+  bool short_rows_;               // rows each have one decision of their own, and none is long enough to go unread
+  bool doubled_;                  // their size is 2 or 4,
+  int doublings_ = 0;             // this power of two
   uint64_t next_row_ = 0;         // of mask indices, from behind a row to the beginning of the next
   int64_t coordinate_[kMaxDims];  // of the row, within the run
 };
