@@ -92,6 +92,7 @@ def calls() -> list[Call]:
         made.append(_call("dropout", f32, (3, 130, 67), 0.3, 5, (130, 1, 390), constant))
         made.append(_call("dropout", f32, (70, 50, 3), 0.3, 5, (1, 210, 70), constant))
     made.append(_call("dropout", f32, (97, 33), 0.3, 0, None, "reversed"))  # the last tile as wide as it is long
+    made += [_call("dropout", f32, (700, size), 0.3, 2**35 - 99, None, "reversed") for size in (2, 10, 64)]  # narrow
     made += [_call("dropout", f32, (40, 33), p, 0, (0, 0)) for p in (0.01, 0.99)]  # mask index 0 comes first
     # Enough elements that some high halves equal the threshold's.
     made.append(_call("dropout", f32, (1 << 18,), 0.1))
@@ -108,7 +109,9 @@ NOISE = {  # shapes and mask strides
     "long rows": ((2, 3, 5000), (5000, 0, 1)), "short rows": ((900, 4), (1, 0)), "everything": ((40, 33), (0, 0)),
     "pairs": ((700, 2), (1, 0)), "pairs with a gap": ((70, 33, 2), (40, 1, 0)),
     "short rows with gaps": ((7, 5, 48, 4), (1000, 50, 1, 0)), "rows of three": ((900, 3), (1, 0)),
-    "rows of a batch": ((3, 40, 64), (45, 1, 0)), "rows and a half": ((2, 70, 97), (70, 1, 0)),
+    "rows of a batch": ((3, 40, 64), (45, 1, 0)), "equal rows of three": ((3, 1500, 3), (3, 0, 1)),
+    "equal rows of 24": ((3, 70, 24), (30, 0, 1)), "equal rows of 70": ((120, 70), (0, 1)),
+    "rows and a half": ((2, 70, 97), (70, 1, 0)),
 }  # fmt: skip
 CONSTANT = {  # of an operand, along which of three dimensions it has elements of its own
     "a number": (0, 0, 0), "a row": (0, 0, 1), "a number a row": (1, 1, 0), "a number a sample": (1, 0, 0),

@@ -157,6 +157,32 @@ def test_short_rows_with_one_decision_each(row, base, instruction_set):
         assert_same_bits(noise, each.unsqueeze(-1).expand(shape))
 
 
+@pytest.mark.parametrize("row", [2, 3, 20, 32, 64, 70, 96, 128])
+@pytest.mark.parametrize("base", [0, 5, 2**35 - 77, -100])
+def test_short_rows_of_one_mask(row, base, instruction_set):
+    """Features that share their mask over time, and channels of channels_last: whole batches of several rows, made
+    once, and what is left before a stretch or a dimension ends."""
+    for shape, strides in (((9000 // row, row), [0, 1]), ((3, 9000 // row, row), [row + 7, 0, 1]),
+                           ((2, 3, 1000 // row, row), [500, row, 0, 1])):  # fmt: skip
+        options = {"mask_strides": strides, "mask_base": base}
+        x = torch.randn(shape)
+        want = reference.dropout_apply(x, state(), 0.4, **options)
+        assert_same_bits(ops.dropout_apply(x, state(), 0.4, **options), want)
+        noise = ops.normal_noise(state(), shape, mask_strides=strides, mask_base=base)
+        once = ops.normal_noise(state(), (*shape[:-2], 1, row), mask_strides=strides, mask_base=base)
+        assert_same_bits(noise, once.expand(shape))
+
+
+@pytest.mark.parametrize("base", [0, 5, 2**35 - 77, -100])
+def test_narrow_tiles_find_the_next_row_in_what_is_remembered(base, instruction_set):
+    for height, width in ((5000, 2), (3000, 10), (700, 64), (700, 65)):
+        for gap in (0, 3, 500):
+            options = {"mask_strides": [width + gap, 1], "mask_base": base}
+            x = torch.randn(width, height).t()
+            want = reference.dropout_apply(x, state(), 0.4, **options)
+            assert_same_bits(ops.dropout_apply(x, state(), 0.4, **options), want)
+
+
 def test_mask_index_wraps_at_64_bits_in_tiles(instruction_set):
     """Memory across the mask's order, and a base so close to the end that a tile begins before it and ends behind."""
     x = torch.ones(300, 70).t()

@@ -84,6 +84,10 @@ class KeepDecisions {
 
   // A row of squares: the decisions about up to kTileAlong elements, from any mask index on.
   FD_HOST_DEVICE void put_along(Batch (&squares)[kSquares][kBatch], int64_t row, uint64_t mask_index, int64_t count) {
+    if (count <= kBatch) {  // of a narrow tile, whose rows may lie side by side
+      squares[0][row] = word(mask_index);
+      return;
+    }
     static_assert(kTileAlong + kGroup <= kSquares * kBatch, "wherever in a group they begin");
     // As many side by side as in a long loop, but for what does not divide a row.
     constexpr int kMany = Maker::kLinearWords >= 4 ? 4 : Maker::kLinearWords >= 2 ? 2 : 1;

@@ -69,8 +69,8 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
     while (n > 0) {
       const int64_t left = std::min(n, mask.left);
       int64_t done;
-      if (Base::equal_rows_ && mask.left == layout_.size[0] && n >= layout_.size[0]) {
-        done = Base::equal_rows(at, mask, n);
+      if (const int64_t equal = Base::rows_of_one_mask(mask, n); equal > 0) {
+        done = Base::equal_rows(at, mask, equal);
       } else if (Base::short_rows_ && Base::whole_batches(mask, n) > 0) {
         done = Base::short_rows(at, mask, Base::whole_batches(mask, n));
       } else if (left >= kBatch) {
@@ -78,8 +78,9 @@ class ElementwiseLoops : Rows<Isa, Pipeline, T> {
         move(mask, done);
       } else {
         Batch decided{};
-        for (done = 0; done < std::min<int64_t>(kBatch, n);) {
-          const int count = static_cast<int>(std::min({kBatch - done, n - done, mask.left}));
+        const int64_t most = Base::equal_rows_ && mask.left < layout_.size[0] ? left : std::min<int64_t>(kBatch, n);
+        for (done = 0; done < most;) {
+          const int count = static_cast<int>(std::min(most - done, mask.left));
           decisions_.put(decided, static_cast<int>(done), mask.index, layout_.mask_stride[0], count);
           move(mask, count);
           done += count;

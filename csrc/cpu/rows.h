@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 
 #include "tiles.h"
 
@@ -27,31 +28,48 @@ class Rows : protected Tiles<Isa, Pipeline, T> {
     if (layout_.flat > 1) {
       next_row_ = layout_.mask_stride[1] - static_cast<uint64_t>(layout_.size[0]) * layout_.mask_stride[0];
     }
+    together_ = kBatch / std::gcd(layout_.size[0], int64_t{kBatch});
     equal_rows_ = unit_ && layout_.flat > 1 && layout_.mask_stride[0] == 1 && layout_.mask_stride[1] == 0 &&
-                  layout_.size[0] % kBatch == 0 && layout_.size[0] <= kEqualRow;
+                  layout_.size[0] * together_ <= (together_ == 1 ? kStretch : kStretch / 2);
     while (doublings_ < 2 && layout_.size[0] > int64_t{1} << doublings_) ++doublings_;
     short_rows_ = unit_ && layout_.flat > 1 && layout_.mask_stride[0] == 0 && layout_.mask_stride[1] == 1 &&
                   layout_.size[0] < kUnread;
     doubled_ = layout_.size[0] == int64_t{1} << doublings_;
   }
 
-  // Whole rows of one mask, made once. Leaves `mask` behind the last of them.
-  int64_t equal_rows(Pointers& at, MaskPlace& mask, int64_t n) {
+  // Rows of one mask, as many as there are whole batches of them before the end of the run and of dimension 1.
+  int64_t rows_of_one_mask(const MaskPlace& mask, int64_t n) const {
+    if (!equal_rows_ || mask.left != layout_.size[0]) return 0;
+    return std::min(n / layout_.size[0], layout_.size[1] - coordinate_[1]) / together_ * together_;
+  }
+
+  // Their decisions are made once. Leaves `mask` behind the last of them.
+  int64_t equal_rows(Pointers& at, MaskPlace& mask, int64_t rows) {
     const Pipeline pipeline = pipeline_;
-    const int64_t batches = layout_.size[0] / kBatch;
-    const int64_t rows = std::min(n / layout_.size[0], layout_.size[1] - coordinate_[1]);
-    Batch decided[kEqualRow / kBatch];
-    for (int64_t b = 0; b < batches; ++b) {
-      decided[b] = decisions_.whole(mask.index + static_cast<uint64_t>(b * kBatch), 1);
+    const Pointers from = at;
+    const int64_t size = layout_.size[0], period = size * together_, n = rows * size;
+    Batch decided[kStretch / kBatch];
+    for (int64_t i = 0; i < period; i += kBatch) {
+      Batch& made = decided[i / kBatch];
+      int64_t in_row = i % size;
+      if (in_row + kBatch <= size) {
+        made = decisions_.whole(mask.index + static_cast<uint64_t>(in_row), 1);
+        continue;
+      }
+      made = {};
+      for (int64_t filled = 0, count; filled < kBatch; filled += count, in_row = 0) {
+        count = std::min(kBatch - filled, size - in_row);
+        decisions_.put(made, static_cast<int>(filled), mask.index + static_cast<uint64_t>(in_row), 1,
+                       static_cast<int>(count));
+      }
     }
-    int64_t i = 0;
-    for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t b = 0; b < batches; ++b, i += kBatch) batch(pipeline, decided[b], at, i);
+    for (int64_t i = 0; i < n;) {
+      for (int64_t b = 0; b < period / kBatch; ++b, i += kBatch) batch(pipeline, decided[b], from, i);
     }
-    advance(at, i);
+    advance(at, n);
     coordinate_[1] += rows - 1;
-    move(mask, layout_.size[0]);
-    return i;
+    move(mask, size);
+    return n;
   }
 
   // Before the end of the run and of dimension 1.
@@ -124,11 +142,11 @@ class Rows : protected Tiles<Isa, Pipeline, T> {
     }
   }
 
-  static constexpr int64_t kEqualRow = 4096;  // elements of a row whose decisions fit into a few cache lines
   // Elements of a dropped row that are not read: less than four pages cost the prefetcher more than they spare.
   static constexpr int64_t kUnread = (int64_t{1} << 14) / static_cast<int64_t>(sizeof(T));
 
-  bool equal_rows_;               // rows are of whole batches, and neighbours along dimension 1 share their mask
+  bool equal_rows_;               // neighbours along dimension 1 share their mask,
+  int64_t together_;              // and so many rows are whole batches, at least twice in a stretch
   bool short_rows_;               // rows each have one decision of their own, and none is long enough to go unread
   bool doubled_;                  // their size is 2 or 4,
   int doublings_ = 0;             // this power of two
