@@ -22,6 +22,7 @@ def run(choice: Choice) -> dict[str, Any]:
     was, the limits of the machine and memory."""
     chosen, points = list(cases(choice)), list(sweep.points(choice))
     others = peers.peers(choice)
+    check_all(chosen)
     facts, threads = provenance(choice), torch.get_num_threads()
     result: dict[str, Any] = {"provenance": facts, "peers": {peer.name: peer.skipped for peer in others}}
     try:
@@ -37,6 +38,13 @@ def run(choice: Choice) -> dict[str, Any]:
         if choice.level > Level.QUICK:
             result["training_steps"] = [memory.compare(name, choice.p, choice.device) for name in memory.SHAPES]
     return result
+
+
+def check_all(chosen: Iterable[Case]) -> None:
+    """Checks every subject against the reference, before anything is timed."""
+    for case in {(case.name, case.dtype, case.numel): case for case in chosen}.values():
+        few = case.inputs(min(case.numel, work.CHECKED), case.dtype, case.device)
+        work.check(case.label, case.subject, case.oracle, few, case.exact)
 
 
 def unknown(choice: Choice) -> str:
@@ -65,11 +73,9 @@ def _each(items: Iterable[Labelled], bar: Any) -> Iterator[Labelled]:
 
 
 def _row(case: Case, choice: Choice) -> dict[str, Any]:
-    """Checks a case's subject against the reference, then measures it beside its baseline."""
+    """Measures a case's subject beside its baseline."""
     if case.threads:
         torch.set_num_threads(case.threads)
-    few = case.inputs(min(case.numel, work.CHECKED), case.dtype, case.device)
-    work.check(case.label, case.subject, case.oracle, few, case.exact)
     subject, baseline = (_cold(case, factory) for factory in (case.subject, case.baseline))
     return report.row_of(case, choice.p, *measure([subject, baseline], case.device, EFFORT[choice.level]))
 

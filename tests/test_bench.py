@@ -14,6 +14,7 @@ import torch
 import fused_dropout
 from fused_dropout.bench import files, limits, memory, peers, run, saved, series, sweep, work
 from fused_dropout.bench.__main__ import main
+from fused_dropout.bench.cases import cases
 from fused_dropout.bench.choice import Choice, Level
 from fused_dropout.bench.timing import Effort, Task, measure
 
@@ -216,6 +217,13 @@ def test_ours_is_checked_before_it_is_timed(monkeypatch):
     monkeypatch.setattr(fused_dropout, "dropout", lambda x, p: right(x, p) * 2)
     with pytest.raises(RuntimeError, match=r"expected what fused_dropout\.reference gives"):
         run.run(choice)
+
+
+def test_every_row_of_a_full_run_passes_its_check():
+    choice = Choice(Level.FULL, "cpu", (1,))
+    chosen = list(cases(choice))
+    assert len({case.name for case in chosen}) > 50
+    run.check_all(chosen)
 
 
 def test_what_is_compared_is_measured_in_turns():
