@@ -109,7 +109,9 @@ NOISE = {  # shapes and mask strides
     "long rows": ((2, 3, 5000), (5000, 0, 1)), "short rows": ((900, 4), (1, 0)), "everything": ((40, 33), (0, 0)),
     "pairs": ((700, 2), (1, 0)), "pairs with a gap": ((70, 33, 2), (40, 1, 0)),
     "short rows with gaps": ((7, 5, 48, 4), (1000, 50, 1, 0)), "rows of three": ((900, 3), (1, 0)),
-    "rows of a batch": ((3, 40, 64), (45, 1, 0)), "equal rows of three": ((3, 1500, 3), (3, 0, 1)),
+    "rows with gaps": ((130, 20), (25, 1)), "whole batches with gaps": ((70, 64), (70, 1)),
+    "samples that may go unread": ((6, 4500), (1, 0)), "rows of a batch": ((3, 40, 64), (45, 1, 0)),
+    "equal rows of three": ((3, 1500, 3), (3, 0, 1)),
     "equal rows of 24": ((3, 70, 24), (30, 0, 1)), "equal rows of 70": ((120, 70), (0, 1)),
     "rows and a half": ((2, 70, 97), (70, 1, 0)),
 }  # fmt: skip
