@@ -22,10 +22,10 @@ def run(choice: Choice) -> dict[str, Any]:
     was, the limits of the machine and memory."""
     chosen, points = list(cases(choice)), list(sweep.points(choice))
     others = peers.peers(choice)
-    check_all(chosen)
     facts, threads = provenance(choice), torch.get_num_threads()
     result: dict[str, Any] = {"provenance": facts, "peers": {peer.name: peer.skipped for peer in others}}
     try:
+        check_all(chosen)
         with tqdm(total=len(chosen) + len(points), unit="case", leave=False, disable=None) as bar:
             result["rows"] = [_row(case, choice) for case in _each(chosen, bar)]
             result["sweep"] = [r for point in _each(points, bar) for r in sweep.measure_point(point, others, choice)]
@@ -42,7 +42,9 @@ def run(choice: Choice) -> dict[str, Any]:
 
 def check_all(chosen: Iterable[Case]) -> None:
     """Checks every subject against the reference, before anything is timed."""
-    for case in {(case.name, case.dtype, case.numel): case for case in chosen}.values():
+    for case in chosen:
+        if case.threads:
+            torch.set_num_threads(case.threads)
         few = case.inputs(min(case.numel, work.CHECKED), case.dtype, case.device)
         work.check(case.label, case.subject, case.oracle, few, case.exact)
 
