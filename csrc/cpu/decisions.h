@@ -84,11 +84,11 @@ class KeepDecisions {
 
   // A row of squares: the decisions about up to kTileAlong elements, from any mask index on.
   FD_HOST_DEVICE void put_along(Batch (&squares)[kSquares][kBatch], int64_t row, uint64_t mask_index, int64_t count) {
+    static_assert(kTileAlong + kGroup <= kSquares * kBatch, "wherever in a group they begin");
     if (count <= kBatch) {  // of a narrow tile, whose rows may lie side by side
       squares[0][row] = word(mask_index);
       return;
     }
-    static_assert(kTileAlong + kGroup <= kSquares * kBatch, "wherever in a group they begin");
     // As many side by side as in a long loop, but for what does not divide a row.
     constexpr int kMany = Maker::kLinearWords >= 4 ? 4 : Maker::kLinearWords >= 2 ? 2 : 1;
     constexpr int kFew = Maker::kMade / kBatch;
@@ -194,9 +194,21 @@ class KeepDecisions {
   uint64_t bits_[kRemembered / kBatch + 1];
 };
 
+// Decisions that are no bits: nothing is dropped, and no batch is a constant.
+struct NoBits {
+  template <class Batch>
+  static FD_HOST_DEVICE bool drops_all(const Batch&) {
+    return false;
+  }
+  template <class Batch, class Body>
+  static FD_HOST_DEVICE void with_equal(const Batch& decided, const Body& body) {
+    body(decided);
+  }
+};
+
 // Normal numbers. Only those made last are remembered: they take 32 times the room.
 template <class Isa, class C>
-class NormalDecisions {
+class NormalDecisions : public NoBits {
  public:
   using Maker = NormalMaker<Isa, C>;
   using Batch = NormalBatch<C>;
@@ -210,11 +222,6 @@ class NormalDecisions {
   template <class V, class T>
   static FD_HOST_DEVICE Pair<V> lanes(const Batch& batch, int lane) {
     return {V::template load_as<T>(batch.z + lane, 0), V::template load_as<T>(batch.z + lane, 1)};
-  }
-  static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }
-  template <class Body>
-  static FD_HOST_DEVICE void with_equal(const Batch& decided, const Body& body) {
-    body(decided);
   }
 
   void put(Batch& batch, int at, uint64_t mask_index, uint64_t mask_stride, int count) {
@@ -292,7 +299,7 @@ class NormalDecisions {
 
 // Nothing, for the pipelines that ask for nothing.
 template <class Isa>
-class NoDecisions {
+class NoDecisions : public NoBits {
  public:
   struct Batch {};
   struct Maker {
@@ -308,11 +315,6 @@ class NoDecisions {
   template <class V, class T>
   static FD_HOST_DEVICE bool lanes(const Batch&, int) {
     return true;
-  }
-  static FD_HOST_DEVICE bool drops_all(const Batch&) { return false; }
-  template <class Body>
-  static FD_HOST_DEVICE void with_equal(const Batch& decided, const Body& body) {
-    body(decided);
   }
   FD_HOST_DEVICE void put(Batch&, int, uint64_t, uint64_t, int) {}
   FD_HOST_DEVICE Batch whole(uint64_t, uint64_t) { return {}; }
