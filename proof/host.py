@@ -1,5 +1,5 @@
-"""Compiles every path that needs neither torch nor a GPU: `host/host.cpp`, and `host/rows.cpp` for the operations on
-rows, over the sources of csrc as they are."""
+"""Compiles every path that needs neither torch nor a GPU: `host/host.cpp`, `host/rows.cpp` for the operations on rows
+and `host/blocks.cpp` for DropBlock's masks, over the sources of csrc as they are."""
 
 import ctypes
 import re

@@ -15,6 +15,7 @@ NONE = 0  # mprotect's PROT_NONE
 WHERE = ("guarded", "block", "skewed", "in place")  # the operands lie
 IN_PLACE = ("dropout", "gaussian_dropout", "block_dropout")
 SIZES = (2, 2, 4, 8)  # of the dtypes, in bytes
+WORD = 8  # and of one of keep bits
 ROW_OPERANDS, OF_ELEMENTS = 13, 9  # those of a row operation, of which the first are of its dtype; statistics follow
 C = ctypes.CDLL(None)
 
@@ -74,8 +75,8 @@ def in_place(call: dict[str, np.ndarray]) -> bool:
 
 def run(library: ctypes.CDLL, path: str, call: dict[str, np.ndarray], where: str) -> bool:
     """Whether the outputs have the expected bytes, and what lies around them is untouched."""
-    skew = SIZES[int(call["dtype"])] if where == "skewed" else 0
-    one = run_elements if "pipeline" in call else run_rows
+    skew = 0 if where != "skewed" else SIZES[int(call["dtype"])] if "dtype" in call else WORD
+    one = run_elements if "pipeline" in call else run_rows if "operation" in call else run_blocks
     return one(library, path, call, where, skew)
 
 
@@ -118,6 +119,16 @@ def run_rows(library: ctypes.CDLL, path: str, call: dict[str, np.ndarray], where
     return not there or all(output.is_only(call[f"wanted{k}"]) for k, output in outputs.items())
 
 
+def run_blocks(library: ctypes.CDLL, path: str, call: dict[str, np.ndarray], where: str, skew: int) -> bool:
+    output = Output(len(call["expected"]), where, skew)
+    numbers = [ctypes.c_uint64(int(n)) for n in call["state"]]
+    there = library.run_blocks(
+        path.encode(), ctypes.c_void_p(call["map"].ctypes.data), *numbers, ctypes.c_double(float(call["p"])),
+        ctypes.c_void_p(output.address),
+    )  # fmt: skip
+    return not there or output.is_only(call["expected"])
+
+
 def shape_of(call: dict[str, np.ndarray]) -> list[object]:
     """Sizes, strides, the mask's strides and base, the state and p, as the libraries take them."""
     for name in ("sizes", "strides", "mask_strides"):
@@ -129,7 +140,7 @@ def shape_of(call: dict[str, np.ndarray]) -> list[object]:
 
 def main(built: str, prepared: str, *paths: str) -> int:
     library = ctypes.CDLL(built)
-    for name in ("run", "run_row_operation"):
+    for name in ("run", "run_row_operation", "run_blocks"):
         if hasattr(library, name):
             getattr(library, name).restype = ctypes.c_bool
     calls: dict[str, dict[str, np.ndarray]] = {}

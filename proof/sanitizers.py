@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import calls, host, row_calls
+from . import block_calls, calls, host, row_calls
 from .report import Finding
 
 TITLE = "Memory and threads"
@@ -79,6 +79,9 @@ def findings(quick: bool) -> Iterator[Finding]:
         rows = row_calls.prepared(Path(name) / "row_calls.npz")
         reports, status = address(rows, library="rows.cpp")
         yield Finding("the same of rows", f"{reports} reports", "0", reports == 0 and status == 0)
+        blocks = block_calls.prepared(Path(name) / "block_calls.npz")
+        reports, status = address(blocks, library="blocks.cpp")
+        yield Finding("the same of blocks", f"{reports} reports", "0", reports == 0 and status == 0)
         reports, status = thread()
         yield Finding("four threads", f"{reports} reports", "0", reports == 0 and status == 0)
         reports, status = address(prepared, READS_BEYOND)

@@ -5,6 +5,7 @@
 #include "../../csrc/core/layout.cpp"
 #include "../../csrc/cuda/block_kernels.cu"
 #include "../../csrc/cuda/elementwise_kernels.cu"
+#include "block_call.h"
 
 using namespace fused_dropout;
 
@@ -51,15 +52,12 @@ extern "C" void run_on_cuda(int pipeline, int dtype, void* const* operand, int o
   launch_elementwise(static_cast<PipelineId>(pipeline), static_cast<DType>(dtype), args, nullptr);
 }
 
-// `map` holds the numbers of a BlockMap in their order.
+// As block_args has them.
 extern "C" void run_blocks_on_cuda(const int64_t* map, uint64_t seed, uint64_t offset, double p, uint64_t* seed_bits,
                                    uint64_t* keep_bits, int64_t* kept) {
-  BlockArgs args{{}, {nullptr, nullptr, seed, offset}, {nullptr, Probability::of(p)}, seed_bits, keep_bits, kept};
-  static_assert(sizeof(BlockMap) == 13 * sizeof(int64_t), "13 numbers");
-  std::memcpy(&args.map, map, sizeof(BlockMap));
   cuda_on_host::first_block = 0;
   cuda_on_host::last_block = UINT64_MAX;
-  launch_blocks(args, nullptr);
+  launch_blocks(block_args(map, seed, offset, p, seed_bits, keep_bits, kept), nullptr);
 }
 
 extern "C" void write_state_on_cuda(uint64_t seed, uint64_t offset, int64_t* state) {
