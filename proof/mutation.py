@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from fused_dropout._extension import build_info
 
-from . import calls, host, row_calls
+from . import block_calls, calls, host, row_calls
 from .report import Finding
 
 TITLE = "The tests are tested"
@@ -31,7 +31,7 @@ METHOD = (
 )
 CPU_PATH = next(path for path in ("avx512", "avx2", "portable") if path in build_info()["cpu_instruction_sets"])
 CUDA_PATH = "cuda on the host"
-ROWS = "rows.cpp"
+ROWS, BLOCKS = "rows.cpp", "blocks.cpp"
 
 
 class Judging(NamedTuple):
@@ -45,7 +45,7 @@ class Judging(NamedTuple):
 FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
     **{f"core/{name}": Judging((CUDA_PATH,), host.OF_ELEMENTS) for name in (
         "activation.h", "activation_pipelines.h", "bias_pipelines.h", "dtype.h", "exponential.h", "gated_pipelines.h",
-        "normal.h", "normal_pipelines.h", "pipelines.h", "probability.h", "series.h",
+        "normal.h", "normal_distribution.h", "normal_pipelines.h", "pipelines.h", "probability.h", "series.h",
     )},
     **{f"core/{name}": Judging(("portable", CUDA_PATH)) for name in (
         "bits.h", "layout.cpp", "layout.h", "mask.h", "philox.h",
@@ -64,6 +64,9 @@ FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
     **{f"cuda/{name}": Judging((CUDA_PATH,), library=ROWS) for name in (
         "row.cuh", "row_memory.cuh", "row_team.cuh", "rowwise_kernels.cu",
     )},
+    "core/block.h": Judging((CPU_PATH, CUDA_PATH), library=BLOCKS),
+    "cpu/block_loops.h": Judging((CPU_PATH,), library=BLOCKS),
+    "cuda/block_kernels.cu": Judging((CUDA_PATH,), library=BLOCKS),
 }  # fmt: skip
 # What the binding alone reads: its tests are behind a build.
 TRAITS = (
@@ -154,7 +157,11 @@ def sample(count: int) -> list[Mutant]:
 
 def prepared(folder: Path) -> dict[str, Path]:
     """The calls of each library."""
-    return {"host.cpp": calls.prepared(folder / "calls.npz"), ROWS: row_calls.prepared(folder / "row_calls.npz")}
+    return {
+        "host.cpp": calls.prepared(folder / "calls.npz"),
+        ROWS: row_calls.prepared(folder / "row_calls.npz"),
+        BLOCKS: block_calls.prepared(folder / "block_calls.npz"),
+    }
 
 
 def judge(
@@ -236,7 +243,7 @@ def findings(quick: bool) -> Iterator[Finding]:
         unchanged = folder / "unchanged"
         unchanged.mkdir()
         host.copy_sources(unchanged)
-        for library, what in (("host.cpp", "elements"), (ROWS, "rows")):
+        for library, what in (("host.cpp", "elements"), (ROWS, "rows"), (BLOCKS, "blocks")):
             found = judge(unchanged, files, host.PATHS[1:], library)
             yield Finding(f"the sources as they are pass, of {what}", found, "survives", found == "survives")
             if clang := host.clang():

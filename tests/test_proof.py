@@ -1,5 +1,7 @@
 """The sections of the proof at the size that the tests have time for, and that they can fail."""
 
+import ctypes
+import platform
 import shutil
 
 import numpy as np
@@ -77,23 +79,27 @@ def test_kernels_that_execute_more_or_less_are_noticed(monkeypatch):
 
 
 FAULTS = {
-    "a 32-bit index": ("core/mask.h", "const uint64_t group = mask_index / kGroup;",
-                       "const uint64_t group = static_cast<uint32_t>(mask_index) / kGroup;"),
-    "a tail that is off by one": ("cuda/elementwise_kernels.cu", "if (at >= a.numel) continue;",
-                                  "if (at > a.numel) continue;"),
-    "a missing scale": ("core/pipelines.h", "return select(keep, x * V(gain), V(C(0)));",
-                        "return select(keep, x, V(C(0)));"),
-    "swapped lanes": ("core/mask.h", ">> (16 * (lane & 1)) & 0xffffu", ">> (16 - 16 * (lane & 1)) & 0xffffu"),
+    "host.cpp": {
+        "a 32-bit index": ("core/mask.h", "const uint64_t group = mask_index / kGroup;",
+                           "const uint64_t group = static_cast<uint32_t>(mask_index) / kGroup;"),
+        "a tail that is off by one": ("cuda/elementwise_kernels.cu", "if (at >= a.numel) continue;",
+                                      "if (at > a.numel) continue;"),
+        "a missing scale": ("core/pipelines.h", "return select(keep, x * V(gain), V(C(0)));",
+                            "return select(keep, x, V(C(0)));"),
+        "swapped lanes": ("core/mask.h", ">> (16 * (lane & 1)) & 0xffffu", ">> (16 - 16 * (lane & 1)) & 0xffffu"),
+    },
+    mutation.ROWS: {
+        "a sum that misses what is behind whole registers": ("cpu/row_loops.h", "b.valid != ~uint64_t{0}, 0)",
+                                                             "b.valid == 0, 0)"),
+        "a row's end that is read": ("cuda/row_team.cuh", "if (i + e < a.features) sum[s]", "sum[s]"),
+        "a mean of the wrong number": ("core/norm.h", "mean_u = sum[kSums - 1]", "mean_u = sum[0]"),
+    },
+    mutation.BLOCKS: {
+        "a wide block without its last part": ("core/block.h", "part < block_width;", "part + kPart < block_width;"),
+        "planes that are not counted": ("cpu/block_loops.h", "kept += ", "kept = "),
+        "a warp that counts half of itself": ("cuda/block_kernels.cu", "step = kWarp / 2", "step = kWarp / 4"),
+    },
 }  # fmt: skip
-FAULTS_OF_ROWS = {
-    "a sum that misses what is behind whole registers": (
-        "cpu/row_loops.h",
-        "b.valid != ~uint64_t{0}, 0)",
-        "b.valid == 0, 0)",
-    ),
-    "a row's end that is read": ("cuda/row_team.cuh", "if (i + e < a.features) sum[s]", "sum[s]"),
-    "a mean of the wrong number": ("core/norm.h", "mean_u = sum[kSums - 1]", "mean_u = sum[0]"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -101,22 +107,36 @@ def prepared(tmp_path_factory):
     return mutation.prepared(tmp_path_factory.mktemp("proof"))
 
 
-@pytest.mark.parametrize("fault", [None, *FAULTS], ids=str)
-def test_faults_in_the_sources_are_caught_without_torch_or_a_gpu(fault, prepared, tmp_path):
-    host.copy_sources(tmp_path, FAULTS.get(fault))
-    verdict = mutation.judge(tmp_path, prepared, host.PATHS[1:])
+@pytest.mark.parametrize(
+    ("library", "fault"), [(library, fault) for library, faults in FAULTS.items() for fault in (None, *faults)]
+)
+def test_faults_in_the_sources_are_caught_without_torch_or_a_gpu(library, fault, prepared, tmp_path):
+    host.copy_sources(tmp_path, FAULTS[library].get(fault))
+    verdict = mutation.judge(tmp_path, prepared, host.PATHS[1:], library)
     assert verdict == ("survives" if fault is None else "caught")
 
 
-@pytest.mark.parametrize("fault", [None, *FAULTS_OF_ROWS], ids=str)
-def test_faults_in_row_operations_are_caught_without_torch_or_a_gpu(fault, prepared, tmp_path):
-    host.copy_sources(tmp_path, FAULTS_OF_ROWS.get(fault))
-    verdict = mutation.judge(tmp_path, prepared, host.PATHS[1:], mutation.ROWS)
-    assert verdict == ("survives" if fault is None else "caught")
+# Each is wrong of a few in a million.
+WRONG_SUMS = {
+    "rounded twice": (" | (inexact & 1))", ")"),
+    "odd, but too far from 0": ("+ beyond)", ")"),
+    "an infinity that is made odd": ("(lost < 0) | (lost > 0)", "lost != 0"),
+    "only negative sums": ("((lost < 0) ^ (sum < 0)) & inexact", "(lost < 0) & inexact"),
+}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="what has an instruction uses it")
+@pytest.mark.parametrize("fault", [None, *WRONG_SUMS])
+def test_products_are_added_with_one_rounding_where_there_is_no_instruction(fault, tmp_path):
+    host.copy_sources(tmp_path, ("cpu/simd_portable.h", *WRONG_SUMS[fault]) if fault else None)
+    host.compile_host(tmp_path, tmp_path / "sums.so", options=("-O2", "-shared", "-fPIC"), library="multiply_add.cpp")
+    differing = ctypes.CDLL(str(tmp_path / "sums.so")).differing
+    differing.restype = ctypes.c_int64
+    assert (differing(ctypes.c_uint64(1), ctypes.c_int64(1 << 20)) > 0) == (fault is not None)
 
 
 @pytest.mark.skipif(host.clang() is None, reason="no clang")
-@pytest.mark.parametrize("library", ["host.cpp", mutation.ROWS])
+@pytest.mark.parametrize("library", FAULTS)
 def test_another_compiler_gives_the_same_bits(library, prepared, tmp_path):
     host.copy_sources(tmp_path)
     assert mutation.judge(tmp_path, prepared, host.PATHS[1:], library, host.clang(), ("-O2",)) == "survives"

@@ -26,7 +26,7 @@ from proof import host
 STORED = host.ROOT / "bench" / "instructions.json"
 ELEMENTS = (1 << 16, 3 << 16)
 # The compiler's options for each path: what csrc/cpu/kernels_*.cpp ask for.
-_AVX2 = ("-mavx", "-mavx2", "-mf16c", "-mbmi", "-mbmi2")
+_AVX2 = ("-mavx", "-mavx2", "-mf16c", "-mfma", "-mbmi", "-mbmi2")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 TARGETS = {"portable": (), "avx2": _AVX2, "avx512": _AVX512}
 READ = ("avx512",)  # not run

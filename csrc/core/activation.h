@@ -3,7 +3,7 @@
 // Infinities and nans come out as PyTorch's activations have them.
 #pragma once
 
-#include "exponential.h"
+#include "normal_distribution.h"
 
 namespace fused_dropout {
 
@@ -57,7 +57,8 @@ struct Gelu {
   template <class V>
   static FD_HOST_DEVICE V derivative(V x) {
     const Normal<V> normal = normal_distribution(x);
-    return normal.below + x * (normal.density * constant<V>(0.39894228040143267794));  // 1 / sqrt(2 pi)
+    const V density = normal.density * constant<V>(0.39894228040143267794);  // 1 / sqrt(2 pi)
+    return multiply_add(x, density, normal.below);
   }
 };
 
@@ -67,7 +68,7 @@ struct GeluTanh {
   static constexpr double kTwice = 1.59576912160573071176, kCube = 0.044715;  // 2 sqrt(2 / pi)
   template <class V>
   static FD_HOST_DEVICE V argument(V x) {
-    return constant<V>(kTwice) * (x + constant<V>(kCube) * (x * x * x));
+    return x * multiply_add(x * x, constant<V>(kTwice * kCube), constant<V>(kTwice));
   }
   template <class V>
   static FD_HOST_DEVICE V value(V x) {
@@ -75,8 +76,9 @@ struct GeluTanh {
   }
   template <class V>
   static FD_HOST_DEVICE V derivative(V x) {
-    const V s = sigmoid(argument(x)), slope = constant<V>(kTwice) * (constant<V>(1) + constant<V>(3 * kCube) * (x * x));
-    return s + x * (s * (constant<V>(1) - s)) * slope;
+    const V s = sigmoid(argument(x));
+    const V slope = multiply_add(x * x, constant<V>(3 * kTwice * kCube), constant<V>(kTwice));
+    return multiply_add(x * (s * (constant<V>(1) - s)), slope, s);
   }
 };
 
@@ -90,7 +92,7 @@ struct Silu {
   template <class V>
   static FD_HOST_DEVICE V derivative(V x) {
     const V s = sigmoid(x);
-    return s * (constant<V>(1) + x * (constant<V>(1) - s));
+    return s * multiply_add(x, constant<V>(1) - s, constant<V>(1));
   }
 };
 

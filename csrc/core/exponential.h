@@ -1,108 +1,65 @@
-// e^x and the normal distribution, with the same bits on every machine (series.h says how), to a few ulp.
+// e^x with the same bits on every machine (series.h says how), to an ulp or two.
 #pragma once
+
+#include <cstdint>
 
 #include "series.h"
 
 namespace fused_dropout {
 
-// 1/n! + r/(n+1)! + r^2/(n+2)! + ...
-template <int n, int last, class V>
-FD_HOST_DEVICE V exponential_series(V r) {
-  constexpr auto first = static_cast<Component<V>>(InverseFactorial<n>::value);
-  if constexpr (n < last) {
-    return V(first) + r * exponential_series<n + 1, last>(r);
-  } else {
-    return V(first);
-  }
-}
+// Of e^r.
+template <class C>
+struct ExponentialTerms {
+  static constexpr int kCount = FloatingPoint<C>::kExponentialTerms;
+  static FD_HOST_DEVICE constexpr C coefficient(int i) { return static_cast<C>(inverse_factorial(i)); }
+};
 
-// e^(x + rest), where `rest` is what x lost when it was rounded: at most a few hundredths. V: float, double, or a
-// vector.
+// So large that a sum with it has no fraction: its lowest bits are an integer's.
+template <class C>
+constexpr C kIntegers = static_cast<C>(int64_t{3} << (FloatingPoint<C>::kMantissa - 1));
+
+// m 2^n, rounded once, for m near 1: as two factors, each within the range of a normal number. `shifted` is
+// n + kIntegers.
 template <class V>
-FD_HOST_DEVICE V exponential(V x, V rest = V(Component<V>(0))) {
+FD_HOST_DEVICE V times_power_of_two(V m, V shifted) {
   using C = Component<V>;
   using F = FloatingPoint<C>;
   using Bits = typename Number<V>::Bits;
-  x = where_less(x, V(F::kExpZero), V(F::kExpZero), x);
-  x = where_less(V(F::kExpInfinity), x, V(F::kExpInfinity), x);
-  // x = n ln 2 + r: so large a number is added that only the integer is left, in the sum's lowest bits.
-  constexpr C shift = static_cast<C>(3LL << (F::kMantissa - 1));
-  const V shifted = x * V(C(1.44269504088896340736)) + V(shift);
-  const V n = shifted - V(shift);
-  const V r = ((x - n * V(F::kLn2High)) - n * V(F::kLn2Low)) + rest;
-  // 2^n as two factors, each within the range of a normal number.
-  const Bits power = bit_cast<Bits>(shifted) - bit_cast<typename F::Bits>(shift), half = power >> 1;
+  const Bits power = bit_cast<Bits>(shifted) - bit_cast<typename F::Bits>(kIntegers<C>), half = power >> 1;
   const V one = bit_cast<V>((half + F::kBias) << F::kMantissa);
   const V other = bit_cast<V>((power - half + F::kBias) << F::kMantissa);
-  return exponential_series<0, F::kExponentialTerms - 1>(r) * one * other;
+  return m * one * other;
 }
 
-// The coefficients of q, where Phi(-a) = e^(-a^2/2) t q(2t - 1) and t = 4 / (4 + a): the interpolating polynomial at
-// the Chebyshev points, whose relative error is 4e-9 and 6e-18. Lowest power first (tests/test_activations.py makes
-// them).
-template <class C>
-struct NormalTail;
-template <>
-struct NormalTail<float> {
-  static constexpr int kCount = 12;
-  static constexpr float kNone = 15.0f;  // a, from where on Phi(-a) is 0
-  static FD_HOST_DEVICE constexpr float coefficient(int i) {
-    constexpr float table[] = {0.188821282626158464f,     0.151974160053195839f,     0.096784348604778383f,
-                               0.0466304962319325628f,    0.0150991609995438817f,    0.00188467219498794553f,
-                               -0.000869985756450083719f, -0.000406061909315419745f, 0.0000334101065584872072f,
-                               0.0000544427664127794909f, -4.31498073072358662e-7f,  -5.49476085365291342e-6f};
-    return table[i];
-  }
-};
-template <>
-struct NormalTail<double> {
-  static constexpr int kCount = 26;
-  static constexpr double kNone = 39.0;
-  static FD_HOST_DEVICE constexpr double coefficient(int i) {
-    constexpr double table[] = {
-        0.188821282603937873,     0.151974160492973027,     0.0967843501855537278,    0.0466304644899141214,
-        0.0150991437227295368,    0.00188504724169364148,   -0.000869923091763220316, -0.000407704614668746198,
-        0.0000333360773643232477, 0.0000577737368783561857, -4.77061650231027211e-7,  -8.78619164913096184e-6,
-        1.79164908831909686e-7,   1.48012395350440246e-6,   -1.57459685593836377e-7,  -2.55591044345751672e-7,
-        6.81165166356028893e-8,   3.90536827978280995e-8,   -2.17174078691980741e-8,  -3.58724605889700035e-9,
-        5.3574135740118911e-9,    -4.02401648139925915e-10, -9.32852603463445479e-10, 2.29679116253462402e-10,
-        8.5114100446019588e-11,   -3.19437197070796399e-11};
-    return table[i];
-  }
-};
-
-template <int i, class V>
-FD_HOST_DEVICE V normal_tail_series(V s) {
-  using Tail = NormalTail<Component<V>>;
-  constexpr auto first = Tail::coefficient(i);
-  if constexpr (i + 1 < Tail::kCount) {
-    return V(first) + s * normal_tail_series<i + 1>(s);
-  } else {
-    return V(first);
-  }
-}
-
+// n ln 2 + remainder
 template <class V>
-struct Normal {
-  V below;    // the probability of a smaller number than x
-  V density;  // at x, times sqrt(2 pi): e^(-x^2/2)
+struct Reduced {
+  V shifted;  // n + kIntegers
+  V remainder;
 };
 
 template <class V>
-FD_HOST_DEVICE Normal<V> normal_distribution(V x) {
+FD_HOST_DEVICE Reduced<V> reduced(V x) {
   using C = Component<V>;
-  const V zero(C(0)), none(NormalTail<C>::kNone);
-  V a = where_less(x, zero, zero - x, x);
-  a = where_less(none, a, none, a);
-  // The square as one whose rounding is exact, of the upper half of a's bits, and the rest.
-  using Bits = typename Number<V>::Bits;
-  constexpr auto low_half = (typename FloatingPoint<C>::Bits{1} << ((FloatingPoint<C>::kMantissa + 2) / 2)) - 1;
-  const V high = bit_cast<V>(bit_cast<Bits>(a) & ~low_half);
-  const V minus_half(C(-0.5));
-  const V density = exponential(high * high * minus_half, (a - high) * (a + high) * minus_half);
-  const V t = V(C(4)) / (V(C(4)) + a);
-  const V tail = density * (t * normal_tail_series<0>(t + t - V(C(1))));
-  return {where_less(x, zero, tail, V(C(1)) - tail), density};
+  using F = FloatingPoint<C>;
+  const V shifted = multiply_add(x, V(C(1.44269504088896340736)), V(kIntegers<C>));
+  const V n = shifted - V(kIntegers<C>);
+  return {shifted, multiply_add(n, V(-F::kLn2Low), multiply_add(n, V(-F::kLn2High), x))};
+}
+
+// e^x, where it is neither 0 nor infinity.
+template <class V>
+FD_HOST_DEVICE V exponential_of(Reduced<V> x) {
+  return times_power_of_two(polynomial<ExponentialTerms<Component<V>>>(x.remainder), x.shifted);
+}
+
+// e^x. V: float, double, or a vector.
+template <class V>
+FD_HOST_DEVICE V exponential(V x) {
+  using F = FloatingPoint<Component<V>>;
+  x = where_less(x, V(F::kExpZero), V(F::kExpZero), x);
+  x = where_less(V(F::kExpInfinity), x, V(F::kExpInfinity), x);
+  return exponential_of(reduced(x));
 }
 
 }  // namespace fused_dropout

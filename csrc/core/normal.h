@@ -14,7 +14,7 @@ namespace fused_dropout {
 // 1/n! - z/(n+2)! + z^2/(n+4)! - ...: the cosine of sqrt(z) for n = 0, the sine divided by sqrt(z) for n = 1.
 template <class C, int n, int last>
 FD_HOST_DEVICE C trigonometric_series(C z) {
-  constexpr C first = static_cast<C>(InverseFactorial<n>::value);
+  constexpr C first = static_cast<C>(inverse_factorial(n));
   if constexpr (n < last) {
     return first - z * trigonometric_series<C, n + 2, last>(z);
   } else {

@@ -1,7 +1,7 @@
 // The pipelines that a keep bit decides: what becomes of a kept and of a dropped element.
 //
-// A product and a sum round separately (-ffp-contract=off, -fmad=false), and a dropped element is selected, never
-// multiplied, so that infinities and nans do not leak.
+// A product and a sum round separately (-ffp-contract=off, -fmad=false) where no fma is asked for, and a dropped
+// element is selected, never multiplied, so that infinities and nans do not leak.
 #pragma once
 
 #include "pipeline.h"

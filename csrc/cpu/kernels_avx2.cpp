@@ -1,4 +1,4 @@
-// The kernels for machines with AVX2 and F16C. The standard headers come before the target pragma, so that
+// The kernels for machines with AVX2, F16C and FMA. The standard headers come before the target pragma, so that
 // what they leave out of line runs on every machine; everything of ours comes after it.
 #if defined(__x86_64__)
 #include <algorithm>
@@ -10,9 +10,9 @@
 #include <vector>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx,avx2,f16c,bmi,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx,avx2,f16c,fma,bmi,bmi2"))), apply_to = function)
 #else
-#pragma GCC target("avx,avx2,f16c,bmi,bmi2")
+#pragma GCC target("avx,avx2,f16c,fma,bmi,bmi2")
 #endif
 
 #include <immintrin.h>

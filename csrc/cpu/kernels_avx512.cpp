@@ -11,13 +11,13 @@
 #include <vector>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx,avx2,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), \
+#pragma clang attribute push(__attribute__((target("avx,avx2,f16c,fma,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), \
                              apply_to = function)
 #else
 // GCC's own intrinsics start from a register that they leave undefined on purpose, and GCC 12 warns of it (bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC target("avx,avx2,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl")
+#pragma GCC target("avx,avx2,f16c,fma,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl")
 #endif
 
 #include <immintrin.h>

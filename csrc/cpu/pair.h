@@ -22,6 +22,12 @@ struct Pair {
   FD_HOST_DEVICE friend Pair operator-(Pair a, Pair b) { return {a.first - b.first, a.second - b.second}; }
   FD_HOST_DEVICE friend Pair operator*(Pair a, Pair b) { return {a.first * b.first, a.second * b.second}; }
   FD_HOST_DEVICE friend Pair operator/(Pair a, Pair b) { return {a.first / b.first, a.second / b.second}; }
+  FD_HOST_DEVICE friend Pair multiply_add(Pair a, Pair b, Pair c) {
+    return {multiply_add(a.first, b.first, c.first), multiply_add(a.second, b.second, c.second)};
+  }
+  FD_HOST_DEVICE friend Pair times_power_of_two(Pair m, Pair shifted) {
+    return {times_power_of_two(m.first, shifted.first), times_power_of_two(m.second, shifted.second)};
+  }
   template <class Keep>
   FD_HOST_DEVICE friend Pair select(Pair<Keep> keep, Pair kept, Pair dropped) {
     return {select(keep.first, kept.first, dropped.first), select(keep.second, kept.second, dropped.second)};

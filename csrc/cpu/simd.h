@@ -2,17 +2,17 @@
 //
 // The loops take registers in pairs, and how the elements of a pair lie in them is the type's (kInTurns).
 //
-// An instruction set is a struct that gives the width, the generator of random halves and, where the machine has
-// instructions for them, the conversions of float16. The generator makes the keep bits of kWords batches side by side
-// where a few are wanted, and of kLinearWords or so in a long loop. Everything is a template over it, so that no two
-// translation units share a function. Included after the target pragma of kernels_*.cpp.
+// An instruction set is a struct that gives the width, the generator of random halves, fma and, where the machine has
+// instructions for them, powers of two and the conversions of float16. The generator makes the keep bits of kWords
+// batches side by side where a few are wanted, and of kLinearWords or so in a long loop. Everything is a template over
+// it, so that no two translation units share a function. Included after the target pragma of kernels_*.cpp.
 #pragma once
 
 #include <type_traits>
 
 #include "../core/dtype.h"
+#include "../core/exponential.h"
 #include "../core/mask.h"
-#include "../core/series.h"
 
 namespace fused_dropout {
 
@@ -89,11 +89,16 @@ struct Vec {
   FD_HOST_DEVICE friend Vec operator/(Vec a, Vec b) { return Vec(a.v / b.v); }
   FD_HOST_DEVICE friend Vec operator+(Vec a, Vec b) { return Vec(a.v + b.v); }
   FD_HOST_DEVICE friend Vec operator-(Vec a, Vec b) { return Vec(a.v - b.v); }
+  FD_HOST_DEVICE friend Vec multiply_add(Vec a, Vec b, Vec c) { return Vec(Isa::multiply_add(a.v, b.v, c.v)); }
   FD_HOST_DEVICE friend Vec select(Keep keep, Vec kept, Vec dropped) {
     return Vec(Isa::select(keep, kept.v, dropped.v));
   }
 
   FD_HOST_DEVICE friend Vec where_less(Vec a, Vec b, Vec less, Vec other) { return Vec(a.v < b.v ? less.v : other.v); }
+  FD_HOST_DEVICE friend Vec times_power_of_two(Vec m, Vec shifted) {
+    if constexpr (Isa::kScales) return Vec(Isa::scale(m.v, shifted.v - kIntegers<C>));
+    return fused_dropout::times_power_of_two<Vec>(m, shifted);
+  }
 
   FD_HOST_DEVICE static Vec load(const C* p) { return Vec(load_bytes<Values>(p)); }
   FD_HOST_DEVICE void store(C* p) const { store_bytes(p, v); }

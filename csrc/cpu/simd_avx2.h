@@ -1,4 +1,4 @@
-// AVX2 with F16C: four Philox lanes of 64 bits in a register, and several registers side by side: one chain
+// AVX2 with F16C and FMA: four Philox lanes of 64 bits in a register, and several registers side by side: one chain
 // of dependent multiplications alone would leave the multipliers idle most of the time.
 #pragma once
 
@@ -9,6 +9,7 @@ namespace fused_dropout {
 struct Avx2 : VectorKeep<32> {
   static constexpr int kBytes = 32;
   static constexpr bool kUnrolled = true;  // whether loops of short pipelines are
+  static constexpr bool kScales = false;   // whether there is an instruction for m 2^n
   static constexpr int kWords = 1, kLinearWords = 3;
 
   template <int N>
@@ -129,6 +130,9 @@ struct Avx2 : VectorKeep<32> {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + i), _mm256_min_epu8(own, _mm256_set1_epi8(1)));
     }
   }
+
+  static FD_HOST_DEVICE __m256 multiply_add(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+  static FD_HOST_DEVICE __m256d multiply_add(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
 
   template <class Values>
   static FD_HOST_DEVICE Values load_half(const Half* p) {

@@ -10,6 +10,7 @@ namespace fused_dropout {
 struct Avx512 {
   static constexpr int kBytes = 64;
   static constexpr bool kUnrolled = true;  // whether loops of short pipelines are
+  static constexpr bool kScales = true;    // whether there is an instruction for m 2^n
   static constexpr int kWords = 2, kLinearWords = 4;
 
   // Truth values live in mask registers, which is what keep bits are.
@@ -146,6 +147,11 @@ struct Avx512 {
   static FD_HOST_DEVICE void store_truths(uint64_t bits, uint8_t* p) {
     _mm512_storeu_si512(p, _mm512_maskz_set1_epi8(bits, 1));
   }
+
+  static FD_HOST_DEVICE __m512 multiply_add(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+  static FD_HOST_DEVICE __m512d multiply_add(__m512d a, __m512d b, __m512d c) { return _mm512_fmadd_pd(a, b, c); }
+  static FD_HOST_DEVICE __m512 scale(__m512 m, __m512 n) { return _mm512_scalef_ps(m, n); }
+  static FD_HOST_DEVICE __m512d scale(__m512d m, __m512d n) { return _mm512_scalef_pd(m, n); }
 
   template <class Values>
   static FD_HOST_DEVICE Values load_half(const Half* p) {

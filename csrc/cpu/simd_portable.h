@@ -14,8 +14,11 @@ namespace fused_dropout {
 struct Portable : VectorKeep<16> {
   static constexpr int kBytes = 16;
   static constexpr bool kUnrolled = false;  // whether loops of short pipelines are
+  static constexpr bool kScales = false;    // whether there is an instruction for m 2^n
   static constexpr int kWords = 1, kLinearWords = 1;
 
+  using Floats = typename VectorOf<float, 16>::type;
+  using Doubles = typename VectorOf<double, 16>::type;
   using Two = typename VectorOf<uint64_t, 16>::type;
   using Group = typename VectorOf<uint16_t, 16>::type;  // the halves of a group
 
@@ -124,6 +127,31 @@ struct Portable : VectorKeep<16> {
   // A byte a bit, 0 or 1.
   static FD_HOST_DEVICE void store_truths(uint64_t bits, uint8_t* p) {
     for (int i = 0; i < kBatch; ++i) p[i] = static_cast<uint8_t>(bits >> i & 1);
+  }
+
+#if defined(__aarch64__)
+  static FD_HOST_DEVICE Floats multiply_add(Floats a, Floats b, Floats c) {
+    return reinterpret_cast<Floats>(vfmaq_f32(reinterpret_cast<float32x4_t>(c), reinterpret_cast<float32x4_t>(a),
+                                              reinterpret_cast<float32x4_t>(b)));
+  }
+#else
+  static FD_HOST_DEVICE Floats multiply_add(Floats a, Floats b, Floats c) {
+    const Doubles low = odd_sum(Doubles{a[0], a[1]} * Doubles{b[0], b[1]}, Doubles{c[0], c[1]});
+    const Doubles high = odd_sum(Doubles{a[2], a[3]} * Doubles{b[2], b[3]}, Doubles{c[2], c[3]});
+    return Floats{static_cast<float>(low[0]), static_cast<float>(low[1]), static_cast<float>(high[0]),
+                  static_cast<float>(high[1])};
+  }
+  // In double a product of floats is exact. Where a sum is not it is rounded to odd, after which rounding it once more
+  // cannot err (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", IEEE Trans. Comput. 57, 2008).
+  static FD_HOST_DEVICE Doubles odd_sum(Doubles a, Doubles b) {
+    using Bits = typename VectorOf<int64_t, 16>::type;
+    const Doubles sum = a + b, back = sum - a, lost = (a - (sum - back)) + (b - back);
+    const Bits inexact = (lost < 0) | (lost > 0), beyond = ((lost < 0) ^ (sum < 0)) & inexact;
+    return bit_cast<Doubles>((bit_cast<Bits>(sum) + beyond) | (inexact & 1));
+  }
+#endif
+  static FD_HOST_DEVICE Doubles multiply_add(Doubles a, Doubles b, Doubles c) {
+    return Doubles{std::fma(a[0], b[0], c[0]), std::fma(a[1], b[1], c[1])};
   }
 
   template <class Values>

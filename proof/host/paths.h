@@ -5,7 +5,7 @@
 #include <string>
 
 #include "cpu/simd_portable.h"
-#if defined(__AVX2__) && defined(__F16C__)
+#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
 #include <immintrin.h>
 
 #include "cpu/simd_avx2.h"
