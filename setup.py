@@ -62,8 +62,8 @@ class BuildExtension(cpp_extension.BuildExtension):
 def extension():
     cuda = use_cuda()
     facts = {"TORCH_VERSION": torch.__version__, "CUDA_VERSION": "", "CUDA_ARCHITECTURES": ""}
-    # A product and a sum round separately on every device: no contraction to an fma that is not asked for. Nobody reads errno or floating-point
-    # exceptions, and to spare them lets loops become vectors; no value changes.
+    # A product and a sum round separately on every device: no contraction to an fma that is not asked for. Nobody reads
+    # errno or floating-point exceptions, and to spare them lets loops become vectors; no value changes.
     cxx = ["-O3", "-g0", "-Wall", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp"]
     cxx += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     if cuda:

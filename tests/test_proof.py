@@ -129,7 +129,7 @@ WRONG_SUMS = {
 @pytest.mark.parametrize("fault", [None, *WRONG_SUMS])
 def test_products_are_added_with_one_rounding_where_there_is_no_instruction(fault, tmp_path):
     host.copy_sources(tmp_path, ("cpu/simd_portable.h", *WRONG_SUMS[fault]) if fault else None)
-    host.compile_host(tmp_path, tmp_path / "sums.so", options=("-O2", "-shared", "-fPIC"), library="multiply_add.cpp")
+    host.compile_host(tmp_path, tmp_path / "sums.so", options=("-O3", "-shared", "-fPIC"), library="multiply_add.cpp")
     differing = ctypes.CDLL(str(tmp_path / "sums.so")).differing
     differing.restype = ctypes.c_int64
     assert (differing(ctypes.c_uint64(1), ctypes.c_int64(1 << 20)) > 0) == (fault is not None)

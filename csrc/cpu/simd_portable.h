@@ -134,20 +134,35 @@ struct Portable : VectorKeep<16> {
     return reinterpret_cast<Floats>(vfmaq_f32(reinterpret_cast<float32x4_t>(c), reinterpret_cast<float32x4_t>(a),
                                               reinterpret_cast<float32x4_t>(b)));
   }
-#else
+#elif defined(__SSE2__) && !defined(__FMA__)
+  // In double the product is exact, and the sum is, rounded again, right unless it lies halfway between two floats.
   static FD_HOST_DEVICE Floats multiply_add(Floats a, Floats b, Floats c) {
-    const Doubles low = odd_sum(Doubles{a[0], a[1]} * Doubles{b[0], b[1]}, Doubles{c[0], c[1]});
-    const Doubles high = odd_sum(Doubles{a[2], a[3]} * Doubles{b[2], b[3]}, Doubles{c[2], c[3]});
-    return Floats{static_cast<float>(low[0]), static_cast<float>(low[1]), static_cast<float>(high[0]),
-                  static_cast<float>(high[1])};
+    const Doubles low = lower(a) * lower(b) + lower(c), high = upper(a) * upper(b) + upper(c);
+    const __m128i ends = _mm_castps_si128(_mm_shuffle_ps(_mm_castpd_ps(low), _mm_castpd_ps(high), 0x88));
+    const __m128i halfway = _mm_cmpeq_epi32(_mm_slli_epi32(ends, 4), _mm_setzero_si128());
+    if (__builtin_expect(_mm_movemask_epi8(halfway) != 0, 0)) return rounded_once(a, b, c);
+    return narrowed(low, high);
   }
-  // In double a product of floats is exact. Where a sum is not it is rounded to odd, after which rounding it once more
-  // cannot err (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", IEEE Trans. Comput. 57, 2008).
+  // To odd first, after which to round once more cannot err (Boldo and Melquiond, "Emulation of FMA and correctly
+  // rounded sums", IEEE Trans. Comput. 57, 2008).
+  static __attribute__((noinline)) Floats rounded_once(Floats a, Floats b, Floats c) {
+    return narrowed(odd_sum(lower(a) * lower(b), lower(c)), odd_sum(upper(a) * upper(b), upper(c)));
+  }
   static FD_HOST_DEVICE Doubles odd_sum(Doubles a, Doubles b) {
     using Bits = typename VectorOf<int64_t, 16>::type;
     const Doubles sum = a + b, back = sum - a, lost = (a - (sum - back)) + (b - back);
     const Bits inexact = (lost < 0) | (lost > 0), beyond = ((lost < 0) ^ (sum < 0)) & inexact;
     return bit_cast<Doubles>((bit_cast<Bits>(sum) + beyond) | (inexact & 1));
+  }
+  static FD_HOST_DEVICE Doubles lower(Floats a) { return _mm_cvtps_pd(a); }
+  static FD_HOST_DEVICE Doubles upper(Floats a) { return _mm_cvtps_pd(_mm_movehl_ps(a, a)); }
+  static FD_HOST_DEVICE Floats narrowed(Doubles low, Doubles high) {
+    return _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high));
+  }
+#else
+  static FD_HOST_DEVICE Floats multiply_add(Floats a, Floats b, Floats c) {
+    for (int i = 0; i < 4; ++i) c[i] = std::fma(a[i], b[i], c[i]);
+    return c;
   }
 #endif
   static FD_HOST_DEVICE Doubles multiply_add(Doubles a, Doubles b, Doubles c) {
