@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     missed = 0
     for name in options.only or SECTIONS:
-        begin = time.monotonic()
+        begin, commit = time.monotonic(), report.commit()
         findings = []
         try:
             for finding in tqdm(EVERY[name].findings(options.quick), desc=name, unit=" claims"):
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         missed += sum(not finding.holds for finding in findings)
         if options.save:
-            report.save(RESULTS, name, findings, (time.monotonic() - begin) / 60)
+            report.save(RESULTS, name, findings, (time.monotonic() - begin) / 60, commit)
             REPORT.write_text(report.markdown(RESULTS, EVERY))
     return int(missed > 0)
 

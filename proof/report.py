@@ -37,10 +37,10 @@ class Section(Protocol):
     def findings(self, quick: bool) -> Iterator[Finding]: ...
 
 
-def save(folder: Path, name: str, findings: Sequence[Finding], minutes: float) -> None:
+def save(folder: Path, name: str, findings: Sequence[Finding], minutes: float, commit: str) -> None:
     """As `folder`/NAME.json, with where the findings come from."""
     facts = {
-        "commit": _commit(),
+        "commit": commit,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": _machine(),
         "torch": torch.__version__,
@@ -51,6 +51,18 @@ def save(folder: Path, name: str, findings: Sequence[Finding], minutes: float) -
     # NumPy's truth values are not JSON's.
     data = {"facts": facts, "findings": [asdict(finding) | {"holds": bool(finding.holds)} for finding in findings]}
     (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def commit() -> str:
+    """What is checked out, and whether anything but reports was changed since."""
+    here = Path(__file__).parent
+    made = [f":(exclude,top){path}" for path in ("proof/results", "proof/REPORT.md")]
+    head = ["git", "rev-parse", "--short=12", "HEAD"]
+    changed = ["git", "status", "--porcelain", "--", ":(top)", *made]
+    name, changes = (
+        subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip() for command in (head, changed)
+    )
+    return (name + "-dirty" if changes else name) or "unknown"
 
 
 def markdown(folder: Path, sections: Mapping[str, Section]) -> str:
@@ -85,12 +97,6 @@ def _cell(text: str) -> str:
 def _load(path: Path) -> tuple[dict[str, Any], list[Finding]]:
     data = json.loads(path.read_text())
     return data["facts"], [Finding(**each) for each in data["findings"]]
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    asked = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return asked.stdout.strip() or "unknown"
 
 
 def _machine() -> str:
