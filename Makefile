@@ -38,6 +38,7 @@ setup:
 	$(call environment,$(VENV),$(TORCH),build test demo lint)
 
 build: setup
+	@$(PY) -c "import fused_dropout._C" 2> /dev/null || echo "building the extension, some minutes; $(VENV)/build.log"
 	@$(PY) setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 
 demo: build

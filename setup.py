@@ -78,7 +78,7 @@ def extension():
         "fused_dropout._C",
         [str(p.relative_to(ROOT)) for f in folders for p in sorted((ROOT / f).glob("*.c*")) if p.suffix != ".cuh"],
         define_macros=[(f"FD_{name}", f'"{value}"') for name, value in facts.items()],
-        extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-fmad=false", "-Xptxas=-v"]},
+        extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-fmad=false", "-Xptxas=-v", "-Xcompiler=-ffp-contract=off"]},
         extra_link_args=["-fopenmp"],
         depends=[str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/**/*.*h")],
     )

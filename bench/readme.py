@@ -56,7 +56,7 @@ def section(path: Path, names: Sequence[str] = ("pipelines",), shown: Sequence[s
     head = ["operation", "against", "dtype", "elements", *(_threads(n) for n in threads), "target"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for key, rows in cases.items():
-        ratios = [speed(rows[n]["ratio"]) if n in rows else "" for n in threads]
+        ratios = [speed(rows[n]["ratio"]) + missed(rows[n]) if n in rows else "" for n in threads]
         targets = {f"{row['target']:.2f}" for row in rows.values() if row["target"] is not None}
         lines.append(" | ".join([*key, *ratios, ", ".join(sorted(targets, reverse=True))]))
     body = "\n".join(f"| {line} |" for line in lines)
@@ -142,17 +142,27 @@ def table(rows: list[dict[str, Any]], of: str, shown: Sequence[str] | None) -> s
             name, column = row["name"], row["column"]
             for way in (" backward", " in place", " step"):
                 name = name.removesuffix(way) if of != "compiled" else name
-            cell = f"{row['ratio']:.2f}" + "!" * (row["met"] is False)
+            cell = f"{row['ratio']:.2f}" + missed(row)
             names.setdefault(name, {}).setdefault(column, []).append(cell)
             targets.setdefault(column, set()).add(row["target"])
-    same = {column: f" (≤ {next(iter(some)):.2f})" if len(some) == 1 else "" for column, some in targets.items()}
-    head = ["", *(column + same[column] for column in targets)]
+    head = ["", *(column + aims(some) for column, some in targets.items())]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for name, cells in names.items():
         if shown is not None and name not in shown:
             continue
         lines.append(" | ".join([name, *(" / ".join(cells.get(column, [])) for column in targets)]))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def missed(row: Mapping[str, Any]) -> str:
+    return "!" * (row["met"] is False)
+
+
+def aims(targets: set[float | None]) -> str:
+    """Of a column; some of its rows may have none."""
+    numbers = sorted((target for target in targets if target is not None), reverse=True)
+    none = [", or none"] * (None in targets)
+    return f" (≤ {' or '.join(f'{number:.2f}' for number in numbers)}{''.join(none)})" if numbers else ""
 
 
 def speed(ratio: float) -> str:

@@ -15,8 +15,7 @@
 #include <ATen/core/Generator.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/rsub.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/full.h>
 #include <c10/core/DeviceGuard.h>
 
 #include <array>
@@ -117,28 +116,32 @@ struct Calls {
   template <class Source>
   static void run_blocks(const Tensor& output, at::ArrayRef<Tensor> inputs, const MapArgs& map, const OptionalTensor& p,
                          int64_t* state_out, const Source& state_source) {
-    constexpr int64_t kBehind = 4;  // words that a reader of keep bits may touch behind the last one
+    constexpr int64_t kBehind = 4;  // words that a reader may touch behind the last one that it wants
     const BlockMap blocks = block_map(output, map);
     const at::TensorOptions words = output.options().dtype(at::kLong);
-    const Tensor keep = at::empty({blocks.planes() * blocks.words() + kBehind}, words), kept = at::zeros({}, words);
-    const Tensor seeds = at::empty({Backend::kStoresSeeds ? blocks.planes() * blocks.seed_words() + 1 : 0}, words);
+    const int64_t masks = blocks.planes() * blocks.words();
+    const int64_t seeds = Backend::kStoresSeeds ? blocks.planes() * blocks.seed_words() : 0;
+    const Tensor made = at::empty({masks + seeds + kBehind + 1}, words);  // and how many elements are kept
+    const Tensor kept = made.narrow(0, masks + seeds, kBehind + 1).zero_().select(0, kBehind);
+    // A tensor, since CUDA multiplies by the inverse of a number.
+    const Tensor elements = at::full({}, blocks.planes() * blocks.elements(), output.options().dtype(at::kDouble));
+    uint64_t* const bits = reinterpret_cast<uint64_t*>(made.mutable_data_ptr<int64_t>());
     const int64_t plane = blocks.words() * 64;
     const int64_t strides[] = {blocks.samples == 1 ? 0 : blocks.channels * plane, blocks.channels == 1 ? 0 : plane,
                                blocks.width, 1};
     const MapArgs stored{map.p, map.p_tensor, map.gain, at::IntArrayRef(strides), 0, std::nullopt};
 
     ElementwiseArgs args = elementwise_args({output}, inputs, stored, std::nullopt);
-    args.keep_bits = reinterpret_cast<const uint64_t*>(keep.mutable_data_ptr<int64_t>());
+    args.keep_bits = bits;
     args.state_out = state_out;
     args.state = state_source(state_out);
     Backend::make_blocks({blocks,
                           args.state,
                           {p ? p->const_data_ptr<double>() : nullptr, Probability::of(map.p)},
-                          reinterpret_cast<uint64_t*>(seeds.mutable_data_ptr<int64_t>()),
-                          reinterpret_cast<uint64_t*>(keep.mutable_data_ptr<int64_t>()),
+                          bits + masks,
+                          bits,
                           kept.mutable_data_ptr<int64_t>()});
-    const int64_t elements = blocks.planes() * blocks.elements();
-    const Tensor covered = at::rsub(kept.to(at::kDouble), static_cast<double>(elements)).div_(elements);
+    const Tensor covered = elements.sub(kept).div_(elements);
     args.p.p_ptr = covered.const_data_ptr<double>();
     Backend::run(kernel_of<BlockDropout<float>>(), kernel_dtype(output.scalar_type()), args);
   }

@@ -20,6 +20,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import fused_dropout
+
 LIMIT = 3  # standard errors: what differs by less is noise
 COLOURS = ("tab:gray", "tab:blue", "tab:orange", "tab:green")
 
@@ -47,6 +49,11 @@ class Claim(NamedTuple):
         return abs(mean) <= noise if self.equal else mean > noise
 
 
+def has_cuda() -> bool:
+    """Whether there is a GPU, and kernels for it."""
+    return torch.cuda.is_available() and fused_dropout.build_info()["cuda"] is not None
+
+
 def read_options(
     file: str, description: str | None, arguments: Sequence[str] | None, *, seeds: int, epochs: int
 ) -> argparse.Namespace:
@@ -55,7 +62,7 @@ def read_options(
     parser.add_argument("--seeds", type=int, default=seeds, help="networks of each variant, at least 2 (%(default)s)")
     parser.add_argument("--epochs", type=int, default=epochs, help="passes over the training set (%(default)s)")
     parser.add_argument("--plot", type=Path, default=Path(file).with_suffix(".png"), help="where the plot goes")
-    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=torch.device, default="cuda" if has_cuda() else "cpu")
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a claim does not hold")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; so small a network gains nothing from two")
     options = parser.parse_args(arguments)

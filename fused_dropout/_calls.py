@@ -1,5 +1,6 @@
 """What the functions are made of: arguments checked, identities and evaluation, and one call of an operation."""
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -99,6 +100,21 @@ def check_like(name: str, argument: str, tensor: Any, input: Tensor) -> None:
         )
 
 
+def widened(input: Tensor, *others: Any) -> tuple[Any, ...]:
+    """Under autocast all in the widest of their dtypes, as PyTorch's own operations of several tensors are there; else,
+    and whatever is no floating-point tensor, as they are."""
+    tensors = [t for t in (input, *others) if isinstance(t, Tensor) and t.is_floating_point()]
+    if all(t.dtype == input.dtype for t in tensors) or not autocasts(input):
+        return (input, *others)
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors))
+    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in (input, *others))
+
+
+def autocasts(input: Tensor) -> bool:
+    device = input.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def check_shaped(name: str, *tensors: Tensor) -> None:
     """A nested tensor of strided layout has no shape to compare."""
     for x in tensors:
@@ -126,6 +142,7 @@ def check_gate(name: str, input: Tensor, up: Any, form: str = "") -> tuple[str, 
     """The operation of a gated unit, and its tensors: two, or one whose rows have halves."""
     operation = name.replace("_dropout", f"{form}_dropout")
     if up is not None:
+        input, up = widened(input, up)
         check_like(name, "up", up, input)
         return operation, (input, up)
     check_shaped(name, input)

@@ -126,7 +126,8 @@ try:
 except (ImportError, OSError, ValueError, KeyError) as error:
     extension = None
     warnings.warn(
-        f"fused_dropout: {error}. The masks and values stay the same, computed by a slow reference; {REMEDY}.",
+        f"fused_dropout: {error}. The masks stay the same, and values but for roundings, computed by a slow reference; "
+        f"{REMEDY}.",
         stacklevel=2,
     )
 ops = operations(extension)

@@ -7,7 +7,7 @@ output alone, which the next layer keeps anyway. In evaluation, and where p is t
 import torch
 from torch import Tensor
 
-from ._calls import check, check_approximate, check_bias, check_gate, one_pass
+from ._calls import check, check_approximate, check_bias, check_gate, one_pass, widened
 from .rng import Rng
 
 
@@ -66,6 +66,7 @@ def bias_relu_dropout(
         output = fused_dropout.dropout(torch.nn.functional.relu(input + bias), p, training, rng=rng)
     """
     checked_p = check("bias_relu_dropout", input, p, training, False, generator, rng)
+    input, bias = widened(input, bias)
     check_bias("bias_relu_dropout", bias, input)
     return one_pass("bias_relu_dropout", (input, bias), checked_p, training, generator, rng)
 
@@ -109,6 +110,7 @@ def bias_squared_relu_dropout(
         output = fused_dropout.dropout(torch.nn.functional.relu(input + bias).square(), p, training, rng=rng)
     """
     checked_p = check("bias_squared_relu_dropout", input, p, training, False, generator, rng)
+    input, bias = widened(input, bias)
     check_bias("bias_squared_relu_dropout", bias, input)
     return one_pass("bias_squared_relu_dropout", (input, bias), checked_p, training, generator, rng)
 
@@ -124,7 +126,8 @@ def gelu_dropout(
 ) -> Tensor:
     r"""Gelu and dropout in one pass: 4 bytes an element in bfloat16, where two take 9.
 
-    Hendrycks and Gimpel, "Gaussian error linear units (GELUs)", 2016. Values have the same bits on every device.
+    Hendrycks and Gimpel, "Gaussian error linear units (GELUs)", 2016. Values have the same bits on every
+    instruction set.
 
     Args:
         approximate: ``"none"``, the normal distribution to a few ulp, or ``"tanh"``, the paper's approximation.
@@ -167,6 +170,7 @@ def bias_gelu_dropout(
         output = fused_dropout.dropout(gelu, p, training, rng=rng)
     """
     checked_p = check("bias_gelu_dropout", input, p, training, False, generator, rng)
+    input, bias = widened(input, bias)
     check_bias("bias_gelu_dropout", bias, input)
     name = f"bias_gelu{check_approximate('bias_gelu_dropout', approximate)}_dropout"
     return one_pass(name, (input, bias), checked_p, training, generator, rng)
@@ -211,6 +215,7 @@ def bias_silu_dropout(
         output = fused_dropout.dropout(torch.nn.functional.silu(input + bias), p, training, rng=rng)
     """
     checked_p = check("bias_silu_dropout", input, p, training, False, generator, rng)
+    input, bias = widened(input, bias)
     check_bias("bias_silu_dropout", bias, input)
     return one_pass("bias_silu_dropout", (input, bias), checked_p, training, generator, rng)
 

@@ -40,8 +40,9 @@ KNOWN = [
     Known("torch.nn.Dropout1d", TORCH, modules.Dropout1d, P_INPLACE, UPSCALE),
     Known("torch.nn.Dropout2d", TORCH, modules.Dropout2d, P_INPLACE, UPSCALE),
     Known("torch.nn.Dropout3d", TORCH, modules.Dropout3d, P_INPLACE, UPSCALE),
-    Known("torch.nn.AlphaDropout", TORCH, modules.AlphaDropout, P_INPLACE),
-    Known("torch.nn.FeatureAlphaDropout", TORCH, modules.FeatureAlphaDropout, P_INPLACE),
+    # Their forward does not look at `inplace`.
+    Known("torch.nn.AlphaDropout", TORCH, modules.AlphaDropout, {"p": "p"}, {"inplace": False}),
+    Known("torch.nn.FeatureAlphaDropout", TORCH, modules.FeatureAlphaDropout, {"p": "p"}, {"inplace": False}),
     Known(
         "timm.layers.DropPath",
         TIMM,
@@ -79,7 +80,8 @@ KNOWN = [
     ),
 ]
 BY_TYPE = {(path, known.theirs.rpartition(".")[2]): known for known in KNOWN for path in known.paths}
-ORIGIN = "_converted_from"  # an attribute of a converted module: where its type is, and the attributes it did not have
+# An attribute of a converted module: where its type is, and the attributes it did not have or had other values of.
+ORIGIN = "_converted_from"
 NAME = re.compile(r"drop_?(out|path|block|connect|layer)|layer_?drop|stochastic_?depth|zone_?out", re.IGNORECASE)
 
 
@@ -103,7 +105,8 @@ def convert(model: nn.Module) -> Report:
 
     Each module of exactly a known type gets our class of the same meaning and stays the object it is: a root, a module
     that is shared, hooked or referred to from elsewhere, an optimizer's parameters, names, state dicts, p, in-place and
-    training flags are what they were. Known are torch.nn's Dropout, Dropout1d, 2d, 3d, AlphaDropout and
+    training flags are what they were; but of AlphaDropout and FeatureAlphaDropout, which torch never runs in place,
+    the in-place flag becomes False. Known are torch.nn's Dropout, Dropout1d, 2d, 3d, AlphaDropout and
     FeatureAlphaDropout, timm's DropPath and DropBlock2d, and torchvision's StochasticDepth and DropBlock2d, whose
     ``eps`` has no counterpart: our scale is exact. Neither library is imported.
 
@@ -215,8 +218,9 @@ def _convert(module: nn.Module) -> str | None:
         probability(values["p"], known.theirs)
     except (TypeError, ValueError) as error:
         raise _Left(str(error)) from None
-    added = tuple(name for name in values if name not in vars(module))
-    vars(module)[ORIGIN] = (type(module).__module__, type(module).__qualname__, added)
+    theirs, added = known.attributes.values(), tuple(name for name in values if name not in vars(module))
+    others = {name: vars(module)[name] for name in known.fixed if name in vars(module) and name not in theirs}
+    vars(module)[ORIGIN] = (type(module).__module__, type(module).__qualname__, added, others)
     vars(module).update(values)
     module.__class__ = known.ours
     return f"{known.theirs} -> {_name(known.ours)}"
@@ -241,7 +245,7 @@ def _explain(module: nn.Module) -> None:
 def _revert(module: nn.Module) -> str | None:
     if ORIGIN not in vars(module):
         return None
-    path, qualname, added = vars(module)[ORIGIN]
+    path, qualname, added, others = vars(module)[ORIGIN]
     known, now = BY_TYPE[path, qualname], type(module)
     lacking = {ours: known.absent[ours] for ours, theirs in known.attributes.items() if theirs in added}
     for name, value in {**known.fixed, **lacking}.items():
@@ -255,7 +259,7 @@ def _revert(module: nn.Module) -> str | None:
     back = {theirs: float(value) if isinstance(value, Tensor) else value for theirs, value in back.items()}
     for name in (ORIGIN, *added):
         vars(module).pop(name, None)
-    vars(module).update(back)
+    vars(module).update(back | others)
     module.__class__ = cls
     return f"{_name(now)} -> {known.theirs}"
 

@@ -22,6 +22,7 @@ from ._calls import (
     leaves_open,
     scaled,
     shared,
+    widened,
 )
 from ._extension import ops
 from .reference import GAIN_ALPHA, GAIN_ONE, GAIN_UPSCALE, compute, dropped, kept, row_major
@@ -308,7 +309,7 @@ def drop_path(
     Raises:
         ValueError: an unknown ``per``; an input without dimensions.
 
-    Equivalent to::
+    Equivalent to, with the defaults::
 
         keep = fused_dropout.keep_mask((input.shape[0], *[1] * (input.dim() - 1)), p, rng)
         output = torch.where(keep, input / (1 - p), 0)
@@ -352,7 +353,7 @@ def locked_dropout(
     Raises:
         ValueError: an input of another rank.
 
-    Equivalent to::
+    Equivalent to, with the defaults::
 
         keep = fused_dropout.keep_mask((1, *input.shape[1:]), p, rng)
         output = torch.where(keep, input / (1 - p), 0)
@@ -441,7 +442,7 @@ def drop_block2d(
         ValueError: an input of another rank; a block size below 1; a gamma_scale that is negative or not finite.
         RuntimeError: complex numbers, with noise.
 
-    Equivalent to::
+    Equivalent to, with the defaults::
 
         height, width = input.shape[-2:]
         block = min(block_size, height), min(block_size, width)
@@ -529,13 +530,15 @@ def zoneout(
 
     Raises:
         ValueError: shapes that differ.
-        RuntimeError: dtypes that differ or are no floating-point ones.
+        RuntimeError: dtypes that differ, but under autocast, or that are no floating-point ones (in training complex
+            ones are taken).
 
     Equivalent to::
 
         output = torch.where(fused_dropout.keep_mask(input.shape, p, rng), input, previous)
     """
     checked_p = check("zoneout", input, p, training, False, generator, rng)
+    input, previous = widened(input, previous)
     check_like("zoneout", "previous", previous, input)
     if checked_p[0] == 0:
         return input

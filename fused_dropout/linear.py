@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import reference
-from ._calls import check, check_flags, dispatch_modes, moved
+from ._calls import autocasts, check, check_flags, dispatch_modes, moved
 from ._extension import ops
 from ._transforms import transforming
 from .rng import Rng, as_state, draw, giving_back, probability
@@ -46,7 +46,9 @@ def dropout_linear(
         Tensor (*, out_features).
 
     Raises:
-        As :func:`dropout` and torch.nn.functional.linear do.
+        ValueError: shapes that do not fit, and as :func:`dropout`; a weight of one dimension and a bias that would be
+            broadcast are not taken.
+        RuntimeError: dtypes or devices that differ (dtypes may, under autocast).
 
     Equivalent to::
 
@@ -67,8 +69,9 @@ def _drawn_linear(
     input: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, number: float, p_tensor: Tensor | None
 ) -> Tensor:
     device = input.device.type
-    cast = torch.is_autocast_enabled(device) and input.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(device)  # asked now: the backward pass runs without autocast
+    cast = autocasts(input) and input.dtype != torch.float64
+    # Asked now: the backward pass runs without autocast.
+    dtype = torch.get_autocast_dtype(device) if cast else input.dtype
 
     def dropped(x: Tensor) -> Tensor:
         y = ops.dropout_apply(x, state, number, p_tensor=p_tensor)
@@ -108,7 +111,7 @@ def check_linear(input: Tensor, weight: Any, bias: Any) -> None:
             f"{list(bias.shape)}"
         )
     for tensor in (weight, bias):
-        if tensor is None or torch.is_autocast_enabled(input.device.type):
+        if tensor is None or autocasts(input):
             continue
         if tensor.dtype != input.dtype or tensor.device != input.device:
             raise RuntimeError(

@@ -154,6 +154,7 @@ class AlphaDropout(_Layer, nn.AlphaDropout):
     r"""Drop-in for :class:`torch.nn.AlphaDropout`, dropout for SELU networks.
 
     See :func:`fused_dropout.alpha_dropout` for errors and the paper, :class:`Dropout` for the arguments.
+    ``inplace`` counts, which torch's own does not look at.
 
     Shape:
         Input and output: any, the same.
@@ -174,6 +175,7 @@ class FeatureAlphaDropout(_Layer, nn.FeatureAlphaDropout):
     r"""Drop-in for :class:`torch.nn.FeatureAlphaDropout`: alpha dropout of whole channels.
 
     See :func:`fused_dropout.feature_alpha_dropout` for errors and the paper, :class:`Dropout` for the arguments.
+    ``inplace`` counts, which torch's own does not look at.
 
     Shape:
         Input and output: (N, C, *).

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._calls import call, check, check_bias, check_flags, check_like, check_per, leading, one_pass
+from ._calls import call, check, check_bias, check_flags, check_like, check_per, leading, one_pass, widened
 from .reference import GAIN_ONE, GAIN_UPSCALE
 from .rng import Rng
 
@@ -30,6 +30,7 @@ def dropout_add(
         output = residual + fused_dropout.dropout(input, p, training, rng=rng)
     """
     checked_p = check("dropout_add", input, p, training, False, generator, rng)
+    input, residual = widened(input, residual)
     check_like("dropout_add", "residual", residual, input)
     if not training or checked_p[0] == 0:
         return residual + input
@@ -62,6 +63,7 @@ def bias_dropout(
         output = fused_dropout.dropout(input + bias, p, training, rng=rng)
     """
     checked_p = check("bias_dropout", input, p, training, False, generator, rng)
+    input, bias = widened(input, bias)
     check_bias("bias_dropout", bias, input)
     if not training or checked_p[0] == 0:
         return input + bias
@@ -98,6 +100,7 @@ def bias_dropout_add(
         output = residual + fused_dropout.dropout(input + bias, p, training, rng=rng)
     """
     checked_p = check("bias_dropout_add", input, p, training, False, generator, rng)
+    input, bias, residual = widened(input, bias, residual)
     check_bias("bias_dropout_add", bias, input)
     check_like("bias_dropout_add", "residual", residual, input)
     inputs = (input, bias, residual)
@@ -134,6 +137,7 @@ def drop_path_add(
     if scale_by_keep is not True:
         check_flags("drop_path_add", scale_by_keep=scale_by_keep)
     check_per("drop_path_add", per)
+    input, residual = widened(input, residual)
     check_like("drop_path_add", "residual", residual, input)
     if not training or checked_p[0] == 0:
         return residual + input

@@ -99,14 +99,15 @@ def normal_noise(
         device: where to make the noise if ``rng`` is two ints; a state tensor decides it otherwise.
 
     Returns:
-        Tensor of ``shape`` and ``dtype``; the same on every device up to the rounding of log, sqrt, cos and sin.
+        Tensor of ``shape`` and ``dtype``; the same bits on every instruction set; those of the reference differ by a
+        few ulp, as log, sqrt, cos and sin are rounded.
 
     Raises:
         ValueError: a state of the wrong dtype or size, a noise shape that does not fit, or ``device`` other than the
             state's.
         RuntimeError: an unsupported dtype.
 
-    Equivalent to, for an even number of elements::
+    Equivalent to, for a state tensor and an even number of elements::
 
         index = torch.arange(math.prod(shape))
         word = fused_dropout.reference.words(rng, index)

@@ -60,7 +60,7 @@ class DropoutAddLayerNorm(_Norm):
     r"""Dropout, a residual's addition and a layer norm in one pass; see :func:`fused_dropout.dropout_add_layer_norm`.
 
     Args:
-        normalized_shape: the size F of the last dimension.
+        normalized_shape: the size F of the last dimension, an int.
         p: the probability of dropping, a number in [0, 1] or a 0-d tensor.
         eps, elementwise_affine, bias, device, dtype: see torch.nn.LayerNorm, whose parameters these are.
 
@@ -98,9 +98,10 @@ class DropoutAddRMSNorm(_Norm):
     r"""The same with an RMS norm; see :func:`fused_dropout.dropout_add_rms_norm`.
 
     Args:
-        normalized_shape: the size F of the last dimension.
+        normalized_shape: the size F of the last dimension, an int.
         p: the probability of dropping, a number in [0, 1] or a 0-d tensor.
-        eps, elementwise_affine, device, dtype: see torch.nn.RMSNorm, whose parameter this is.
+        eps: what is added to the mean square; a number, where torch.nn.RMSNorm has None, the dtype's own.
+        elementwise_affine, device, dtype: see torch.nn.RMSNorm, whose parameter this is.
 
     Shape:
         ``layer(input, residual)``: tensors (*, F) of one shape; ``(normed, sum)`` of that shape.

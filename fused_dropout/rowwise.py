@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._calls import check, check_like, check_number
+from ._calls import check, check_like, check_number, widened
 from ._extension import ops
 from .reference import check_rows
 from .rng import Rng, as_state, draw, giving_back
@@ -51,6 +51,7 @@ def dropout_add_layer_norm(
     """
     name = "dropout_add_layer_norm"
     checked_p = check(name, input, p, training, False, generator, rng)
+    input, residual, weight, bias = widened(input, residual, weight, bias)
     _check(name, (input, residual), checked_p, eps=eps, weight=weight, bias=bias)
     with giving_back(input.device, generator, rng):
         state, number, options = _state(name, input, checked_p, training, generator, rng)
@@ -82,6 +83,7 @@ def dropout_add_rms_norm(
     """
     name = "dropout_add_rms_norm"
     checked_p = check(name, input, p, training, False, generator, rng)
+    input, residual, weight = widened(input, residual, weight)
     _check(name, (input, residual), checked_p, eps=eps, weight=weight)
     with giving_back(input.device, generator, rng):
         state, number, options = _state(name, input, checked_p, training, generator, rng)
@@ -133,6 +135,7 @@ def softmax_dropout(
     checked_p = check(name, input, p, training, False, generator, rng)
     if attn_mask is not None and not isinstance(attn_mask, Tensor):
         raise TypeError(f"{name}(): argument 'attn_mask' must be a Tensor, not {type(attn_mask).__name__}")
+    input, attn_mask = widened(input, attn_mask)
     _check(name, (input,), checked_p, softmax_scale=softmax_scale, attn_mask=attn_mask)
     with giving_back(input.device, generator, rng):
         state, number, options = _state(name, input, checked_p, training, generator, rng)

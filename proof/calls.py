@@ -115,7 +115,7 @@ NOISE = {  # shapes and mask strides
     "samples that may go unread": ((6, 4500), (1, 0)), "rows of a batch": ((3, 40, 64), (45, 1, 0)),
     "equal rows of three": ((3, 1500, 3), (3, 0, 1)),
     "equal rows of 24": ((3, 70, 24), (30, 0, 1)), "equal rows of 70": ((120, 70), (0, 1)),
-    "rows and a half": ((2, 70, 97), (70, 1, 0)),
+    "rows and a half": ((2, 70, 97), (70, 1, 0)), "diagonals": ((70, 64), (1, 1)),
 }  # fmt: skip
 CONSTANT = {  # of an operand, along which of three dimensions it has elements of its own
     "a number": (0, 0, 0), "a row": (0, 0, 1), "a number a row": (1, 1, 0), "a number a sample": (1, 0, 0),
@@ -134,8 +134,11 @@ def _call(pipeline: str, dtype: torch.dtype, shape: tuple[int, ...], p: float, b
         x = torch.randint(-3, 4, some, generator=generator) if summed else torch.randn(some, generator=generator)
         laid_out = kind == "x" or layout == "every second"
         inputs.append((_laid_out(x.to(dtype), layout) if laid_out else x.to(dtype)).expand(shape))
-    if inputs and not summed and layout == "contiguous" and inputs[0].numel() > 5:
+    if inputs and not summed and layout == "contiguous" and inputs[0].numel() > 8:
         inputs[0].view(-1)[4] = math.inf
+        for k, x in enumerate(inputs):
+            if x.is_contiguous():  # no bias
+                x.view(-1)[5 + k] = 0
     options = {"mask_strides": strides, "mask_base": answers.signed(base)}
     stored: Call = {}
     if pipeline == "block_dropout":  # the keep bits of another state, as the blocks leave them in memory

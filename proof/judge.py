@@ -1,6 +1,7 @@
-"""Runs a compiled host library on prepared calls and compares: 0 all bits are right, 1 some are not. Without torch.
+"""Runs a compiled host library on prepared calls, or on sums of its own, and compares: 0 all bits are right, 1 some are
+not. Without torch.
 
-Alone in its process, since what it runs may be broken: ``python proof/judge.py LIBRARY CALLS.npz PATH...``.
+Alone in its process, since what it runs may be broken: ``python proof/judge.py LIBRARY (CALLS.npz | COUNT) PATH...``.
 """
 
 import ctypes
@@ -140,6 +141,8 @@ def shape_of(call: dict[str, np.ndarray]) -> list[object]:
 
 def main(built: str, prepared: str, *paths: str) -> int:
     library = ctypes.CDLL(built)
+    if prepared.isdecimal():
+        return int(library.differing(ctypes.c_uint64(1), ctypes.c_int64(int(prepared))) != 0)
     for name in ("run", "run_row_operation", "run_blocks"):
         if hasattr(library, name):
             getattr(library, name).restype = ctypes.c_bool

@@ -31,15 +31,16 @@ METHOD = (
 )
 CPU_PATH = next(path for path in ("avx512", "avx2", "portable") if path in build_info()["cpu_instruction_sets"])
 CUDA_PATH = "cuda on the host"
-ROWS, BLOCKS = "rows.cpp", "blocks.cpp"
+ELEMENTS, ROWS, BLOCKS, SUMS = "host.cpp", "rows.cpp", "blocks.cpp", "multiply_add.cpp"
+COUNT = 1 << 19  # of sums, times 8: some faults are wrong of a few in a million
 
 
 class Judging(NamedTuple):
-    """What a mutant is compiled into: the paths of a library, with which tables of pipelines."""
+    """What a mutant is compiled into: the paths of libraries, with which tables of pipelines."""
 
     paths: tuple[str, ...]
     tables: Mapping[str, str] = host.CUT
-    library: str = "host.cpp"
+    libraries: tuple[str, ...] = (ELEMENTS,)
 
 
 FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
@@ -55,18 +56,19 @@ FILES: dict[str, Judging] = {  # and what a mutant of it is judged on
         "batches.h", "column_loops.h", "columns.cpp", "decisions.h", "elementwise.h", "elementwise_loops.h",
         "long_rows.h", "makers.h", "pair.h", "rows.h", "simd.h", "tiles.h",
     )},
-    **{f"cpu/simd_{path}.h": Judging((path,)) for path in ("portable", "avx2", "avx512")},
+    **{f"cpu/simd_{path}.h": Judging((path,)) for path in ("avx2", "avx512")},
+    "cpu/simd_portable.h": Judging(("portable",), libraries=(ELEMENTS, SUMS)),
     **{f"cuda/{name}": Judging((CUDA_PATH,)) for name in (
         "columns_kernels.cu", "elementwise_kernels.cu", "octet.cuh", "operands.cuh", "vector.cuh",
     )},
-    **{f"core/{name}": Judging((CPU_PATH, CUDA_PATH), library=ROWS) for name in ("norm.h", "softmax.h")},
-    **{f"cpu/{name}": Judging((CPU_PATH,), library=ROWS) for name in ("row_batches.h", "row_loops.h")},
-    **{f"cuda/{name}": Judging((CUDA_PATH,), library=ROWS) for name in (
+    **{f"core/{name}": Judging((CPU_PATH, CUDA_PATH), libraries=(ROWS,)) for name in ("norm.h", "softmax.h")},
+    **{f"cpu/{name}": Judging((CPU_PATH,), libraries=(ROWS,)) for name in ("row_batches.h", "row_loops.h")},
+    **{f"cuda/{name}": Judging((CUDA_PATH,), libraries=(ROWS,)) for name in (
         "row.cuh", "row_memory.cuh", "row_team.cuh", "rowwise_kernels.cu",
     )},
-    "core/block.h": Judging((CPU_PATH, CUDA_PATH), library=BLOCKS),
-    "cpu/block_loops.h": Judging((CPU_PATH,), library=BLOCKS),
-    "cuda/block_kernels.cu": Judging((CUDA_PATH,), library=BLOCKS),
+    "core/block.h": Judging((CPU_PATH, CUDA_PATH), libraries=(BLOCKS,)),
+    "cpu/block_loops.h": Judging((CPU_PATH,), libraries=(BLOCKS,)),
+    "cuda/block_kernels.cu": Judging((CUDA_PATH,), libraries=(BLOCKS,)),
 }  # fmt: skip
 # What the binding alone reads: its tests are behind a build.
 TRAITS = (
@@ -156,9 +158,9 @@ def sample(count: int) -> list[Mutant]:
 
 
 def prepared(folder: Path) -> dict[str, Path]:
-    """The calls of each library."""
+    """The calls of each library that takes some."""
     return {
-        "host.cpp": calls.prepared(folder / "calls.npz"),
+        ELEMENTS: calls.prepared(folder / "calls.npz"),
         ROWS: row_calls.prepared(folder / "row_calls.npz"),
         BLOCKS: block_calls.prepared(folder / "block_calls.npz"),
     }
@@ -168,18 +170,20 @@ def judge(
     folder: Path,
     files: Mapping[str, Path],
     paths: tuple[str, ...],
-    library: str = "host.cpp",
+    library: str = ELEMENTS,
     compiler: str = "c++",
     checks: tuple[str, ...] = ("-O0", *TRAPS),  # most of the time is the compiler's
 ) -> str:
     """What becomes of the sources in `folder`: "does not compile", "caught" or "survives"."""
-    options = [*checks, "-march=native", "-shared", "-fPIC"]
+    options = [*checks, "-shared", "-fPIC"]
+    options += [] if library == SUMS else ["-march=native"]  # which has an instruction for them
     options += [option for path, option in host.WITHOUT.items() if path not in paths]
     try:
         host.compile_host(folder, folder / "mutant.so", compiler, options, library)
     except subprocess.CalledProcessError:
         return "does not compile"
-    command = [sys.executable, host.ROOT / "proof" / "judge.py", folder / "mutant.so", files[library], *paths]
+    calls_or_count = str(COUNT) if library == SUMS else files[library]
+    command = [sys.executable, host.ROOT / "proof" / "judge.py", folder / "mutant.so", calls_or_count, *paths]
     try:
         code = subprocess.run(command, env=checked(), capture_output=True, timeout=TIMEOUT).returncode
     except subprocess.TimeoutExpired:
@@ -198,13 +202,14 @@ def checked() -> dict[str, str]:
 def verdict(mutant: Mutant, files: Mapping[str, Path]) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths, tables, library = FILES[mutant.file]
+        paths, tables, libraries = FILES[mutant.file]
         host.copy_sources(folder, cut=tables)
         source = folder / mutant.file
         lines = source.read_text().splitlines()
         lines[mutant.line - 1] = mutant.after
         source.write_text("\n".join(lines) + "\n")
-        return judge(folder, files, paths, library)
+        found = (judge(folder, files, paths, library) for library in libraries)
+        return next((one for one in found if one != "survives"), "survives")
 
 
 def fingerprint(files: Mapping[str, Path], judging: Judging) -> str:
@@ -214,8 +219,9 @@ def fingerprint(files: Mapping[str, Path], judging: Judging) -> str:
     folders = [*(host.ROOT / "csrc" / part for part in parts), host.ROOT / "proof" / "host"]
     folders.append(host.ROOT / "tests" / "cuda_on_host")
     sources = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-    digest = hashlib.sha256(repr((judging, host.FLAGS, TRAPS, CHECKED, TIMEOUT)).encode())
-    for path in (*sources, host.ROOT / "proof" / "judge.py", files[judging.library]):
+    digest = hashlib.sha256(repr((judging, host.FLAGS, TRAPS, CHECKED, TIMEOUT, COUNT)).encode())
+    given = [files[library] for library in judging.libraries if library in files]
+    for path in (*sources, host.ROOT / "proof" / "judge.py", *given):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -243,7 +249,7 @@ def findings(quick: bool) -> Iterator[Finding]:
         unchanged = folder / "unchanged"
         unchanged.mkdir()
         host.copy_sources(unchanged)
-        for library, what in (("host.cpp", "elements"), (ROWS, "rows"), (BLOCKS, "blocks")):
+        for library, what in ((ELEMENTS, "elements"), (ROWS, "rows"), (BLOCKS, "blocks"), (SUMS, "sums")):
             found = judge(unchanged, files, host.PATHS[1:], library)
             yield Finding(f"the sources as they are pass, of {what}", found, "survives", found == "survives")
             if clang := host.clang():

@@ -22,6 +22,14 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # several test processes share the cores; `threads` is for the tests that want more
 
 
+def moved(t: torch.Tensor, device: str) -> torch.Tensor:
+    """A copy that lies in its storage as `t` does: Tensor.to keeps neither gaps nor an offset."""
+    if device == t.device.type:
+        return t
+    storage = t.new_empty(0).set_(t.untyped_storage())
+    return storage.to(device).as_strided(t.shape, t.stride(), t.storage_offset())
+
+
 @pytest.fixture(scope="session")
 def golden() -> dict:
     return json.loads((Path(__file__).parent / "data" / "golden.json").read_text())

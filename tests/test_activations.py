@@ -5,7 +5,7 @@ import math
 import mpmath
 import pytest
 import torch
-from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, using_instruction_set
+from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, moved, using_instruction_set
 from test_values import LAYOUTS, assert_same_bits, state
 
 import fused_dropout
@@ -60,7 +60,7 @@ def test_values_and_derivatives_are_the_references(name, dtype, device):
     for layout in LAYOUTS:
         x = LAYOUTS[layout](torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype))
         inputs = inputs_for(name, x)
-        got = getattr(ops, f"{name}_apply")(*(t.to(device) for t in inputs), state(device), 0.3).cpu()
+        got = getattr(ops, f"{name}_apply")(*(moved(t, device) for t in inputs), state(device), 0.3).cpu()
         assert got.dtype == dtype
         (want,) = exact(f"{name}_apply", inputs)
         assert_rounded(got, want, dtype)
@@ -68,7 +68,7 @@ def test_values_and_derivatives_are_the_references(name, dtype, device):
         if name not in BACKWARD:
             continue
         tensors = backward_of(name, inputs, got)
-        got = getattr(ops, f"{name}_backward")(*(t.to(device) for t in tensors), state(device), 0.3)
+        got = getattr(ops, f"{name}_backward")(*(moved(t, device) for t in tensors), state(device), 0.3)
         for ours, theirs in zip(
             got if isinstance(got, tuple) else (got,), exact(f"{name}_backward", tensors), strict=True
         ):

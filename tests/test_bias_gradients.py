@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, using_instruction_set
+from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, moved, using_instruction_set
 from test_values import assert_same_bits, state
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -65,7 +65,7 @@ MASKS = [None, [500, 90, 1], [0, 90, 1], [90, 0, 1], [1, 0, 0], [4, 1, 28], [0, 
 @pytest.mark.parametrize("name", SUMMED)
 def test_any_layout_and_any_mask(name, layout, mask_strides, device):
     tensors = tensors_for(name, torch.empty(7, 4, 90))
-    tensors = [(LAYOUTS[layout](t) if t.dim() == 3 else t).to(device) for t in tensors]
+    tensors = [moved(LAYOUTS[layout](t) if t.dim() == 3 else t, device) for t in tensors]
     output, sum = getattr(ops, name)(*tensors, state(device), 0.3, mask_strides=mask_strides, mask_base=2)
     want = getattr(ops, SUMMED[name])(*tensors, state(device), 0.3, mask_strides=mask_strides, mask_base=2)
     assert_same_bits(output, want)

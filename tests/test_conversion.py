@@ -56,8 +56,13 @@ TYPES = [  # their module, our class, our attributes afterwards
     pytest.param(nn.Dropout1d(0.2), modules.Dropout1d, {"p": 0.2, "inplace": False}, id="Dropout1d"),
     pytest.param(nn.Dropout2d(0.2), modules.Dropout2d, {"p": 0.2, "mode": "upscale_in_train"}, id="Dropout2d"),
     pytest.param(nn.Dropout3d(0.2, True), modules.Dropout3d, {"p": 0.2, "inplace": True}, id="Dropout3d"),
-    pytest.param(nn.AlphaDropout(0.2), modules.AlphaDropout, {"p": 0.2, "inplace": False}, id="AlphaDropout"),
-    pytest.param(nn.FeatureAlphaDropout(0.2), modules.FeatureAlphaDropout, {"p": 0.2}, id="FeatureAlphaDropout"),
+    pytest.param(nn.AlphaDropout(0.2, True), modules.AlphaDropout, {"p": 0.2, "inplace": False}, id="AlphaDropout"),
+    pytest.param(
+        nn.FeatureAlphaDropout(0.2, True),
+        modules.FeatureAlphaDropout,
+        {"p": 0.2, "inplace": False},
+        id="FeatureAlphaDropout",
+    ),
     pytest.param(
         stand_in("timm.layers.drop", "DropPath", drop_prob=0.2, scale_by_keep=False),
         modules.DropPath,

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import DTYPES
+from conftest import DTYPES, moved
 from test_values import LAYOUTS, PIPELINES, assert_same_bits, inputs_for
 
 import fused_dropout
@@ -24,7 +24,7 @@ def test_the_gpu_gives_the_bits_of_the_cpu(layout, pipeline, dtype):
         inputs = inputs_for(pipeline, x)
         rng = torch.tensor([STATE[0] - 2**64, STATE[1]])
         want = getattr(ops, f"{pipeline}_apply")(*inputs, rng, 0.3)
-        got = getattr(ops, f"{pipeline}_apply")(*[t.cuda() for t in inputs], rng.cuda(), 0.3)
+        got = getattr(ops, f"{pipeline}_apply")(*[moved(t, "cuda") for t in inputs], rng.cuda(), 0.3)
         assert_same_bits(got.cpu(), want)
 
 
@@ -41,7 +41,7 @@ def test_noise_blocks_and_shared_masks_give_the_bits_of_the_cpu(layout, dtype):
             lambda v: fused_dropout.feature_alpha_dropout(v, 0.3, True, rng=STATE),
             lambda v: fused_dropout.dropout(v, 0.3, noise_shape=(None, 1, None, None), rng=STATE),
         ):
-            assert_same_bits(call(x.to("cuda")).cpu(), call(x))
+            assert_same_bits(call(moved(x, "cuda")).cpu(), call(x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -54,7 +54,7 @@ def test_activations_have_the_bits_of_the_cpu(name, dtype):
         inputs = [x, *(torch.randn(shape).to(dtype) for _ in range(reference.CHAINS[name][1] - 1))]
         results = []
         for device in ("cpu", "cuda"):
-            tensors = [t.to(device).requires_grad_() for t in inputs]
+            tensors = [moved(t, device).detach().requires_grad_() for t in inputs]
             rng = torch.tensor([STATE[0] - 2**64, STATE[1]], device=device)
             y = getattr(ops, f"{name}_apply")(*tensors, rng, 0.3)
             first = tensors[0] if "bias" in name else tensors  # a bias's gradient is a sum, of another order
@@ -222,7 +222,7 @@ def test_complex_and_nested_tensors_give_the_bits_of_the_cpu(dtype):
             lambda v: fused_dropout.dropout2d(v, 0.3, rng=STATE),
             lambda v: fused_dropout.gaussian_dropout(v, 0.3, rng=STATE),
         ):
-            assert_same_bits(torch.view_as_real(call(x.cuda()).cpu()), torch.view_as_real(call(x)))
+            assert_same_bits(torch.view_as_real(call(moved(x, "cuda")).cpu()), torch.view_as_real(call(x)))
     rows = [torch.randn(n, 5, device="cuda") for n in (3, 1, 4)]
     nested = torch.nested.nested_tensor(rows, layout=torch.jagged)
     want = fused_dropout.dropout(torch.cat(rows).cpu(), 0.3, rng=STATE)

@@ -233,6 +233,14 @@ def test_empty_tensor_still_leaves_its_state(library):
     assert state_out.tolist() == [5, 12]
 
 
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3)], ids=str)
+def test_empty_tensor_with_noise_still_leaves_its_state(library, shape):
+    """By the kernel for any strides, which looks for the run of each octet."""
+    state_out = torch.zeros(2, dtype=torch.int64)
+    run(library, "gaussian_dropout", [torch.empty(shape)], 0.5, state=(5, 12), state_out=state_out.data_ptr())
+    assert state_out.tolist() == [5, 12]
+
+
 def test_write_state(library):
     words = torch.zeros(2, dtype=torch.int64)
     library.write_state_on_cuda(ctypes.c_uint64(2**64 - 1), ctypes.c_uint64(12), ctypes.c_void_p(words.data_ptr()))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DEVICES, DTYPES
+from conftest import DEVICES, DTYPES, moved
 from test_values import LAYOUTS, assert_same_bits, state
 
 import fused_dropout
@@ -95,7 +95,7 @@ def test_values_equal_the_reference_bit_for_bit(name, bias, dtype, device):
     for layout in LAYOUTS:
         x, *others = inputs_for(name, dtype, bias)
         x = LAYOUTS[layout](x)
-        got = getattr(ops, f"{name}_apply")(*(t.to(device) for t in (x, *others)), state(device), 0.3).cpu()
+        got = getattr(ops, f"{name}_apply")(*(moved(t, device) for t in (x, *others)), state(device), 0.3).cpu()
         want = getattr(reference, f"{name}_apply")(x, *others, state(), 0.3)
         if dtype.is_complex:
             got, want = torch.view_as_real(got), torch.view_as_real(want)

@@ -200,6 +200,53 @@ def test_inference_mode_and_autocast():
             assert fused_dropout.dropout(torch.ones(10, dtype=dtype)).dtype == dtype
 
 
+# Of a float32 tensor, a bfloat16 one and a float32 row: what autocast leaves in a transformer's block.
+MIXED = {
+    "dropout_add": lambda x, h, row, **rng: fused_dropout.dropout_add(h, x, 0.3, **rng),
+    "dropout_add, the other one wide": lambda x, h, row, **rng: fused_dropout.dropout_add(x, h, 0.3, **rng),
+    "drop_path_add": lambda x, h, row, **rng: fused_dropout.drop_path_add(h, x, 0.3, True, **rng),
+    "bias_dropout": lambda x, h, row, **rng: fused_dropout.bias_dropout(h, row, 0.3, **rng),
+    "bias_dropout_add": lambda x, h, row, **rng: fused_dropout.bias_dropout_add(h, row, x, 0.3, **rng),
+    "bias_gelu_dropout": lambda x, h, row, **rng: fused_dropout.bias_gelu_dropout(h, row, 0.3, **rng),
+    "bias_relu_dropout": lambda x, h, row, **rng: fused_dropout.bias_relu_dropout(h, row, 0.3, **rng),
+    "bias_squared_relu_dropout": lambda x, h, row, **rng: fused_dropout.bias_squared_relu_dropout(h, row, 0.3, **rng),
+    "bias_silu_dropout": lambda x, h, row, **rng: fused_dropout.bias_silu_dropout(h, row, 0.3, **rng),
+    "swiglu_dropout": lambda x, h, row, **rng: fused_dropout.swiglu_dropout(h, x, 0.3, **rng),
+    "geglu_dropout": lambda x, h, row, **rng: fused_dropout.geglu_dropout(x, h, 0.3, **rng),
+    "zoneout": lambda x, h, row, **rng: fused_dropout.zoneout(h, x, 0.3, **rng),
+    "softmax_dropout": lambda x, h, row, **rng: fused_dropout.softmax_dropout(h, 0.3, attn_mask=x, **rng),
+    "layer norm": lambda x, h, row, **rng: fused_dropout.dropout_add_layer_norm(h, x, row, row, 0.3, **rng)[0],
+    "rms norm": lambda x, h, row, **rng: fused_dropout.dropout_add_rms_norm(h, h.detach(), row, 0.3, **rng)[0],
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", MIXED)
+def test_autocast_calls_of_several_tensors_take_the_widest_dtype(name, compiled):
+    """As PyTorch's own do; without autocast dtypes that differ are an error, as they are everywhere here."""
+    call, x, h, row = MIXED[name], torch.randn(6, 8), torch.randn(6, 8).bfloat16(), torch.randn(8)
+    run = torch.compile(call, backend="aot_eager", fullgraph=True) if compiled else call
+    results = []
+    for tensors, autocast in (((x, h, row), True), ((x, h.float(), row), False)):
+        tensors = [t.clone().requires_grad_() for t in tensors]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = run(*tensors, rng=(1, 0))
+        assert y.dtype == torch.float32
+        results.append((y, *torch.autograd.grad(y.sin().sum(), tensors, allow_unused=True)))
+    for ours, wide in zip(*results, strict=True):
+        assert ours is wide is None or torch.equal(ours, wide.to(ours.dtype))
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="dtype"):
+        call(x, h, row)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_dropout_linear_of_tensors_without_data():
+    """Of a device type that autocast does not know."""
+    x = torch.empty(4, 8, device="meta")
+    assert fused_dropout.dropout_linear(x, x.new_empty(3, 8), None, 0.3).shape == (4, 3)
+
+
 def test_parameter_and_negative_view():
     w = torch.nn.Parameter(torch.ones(100))
     fused_dropout.dropout(w).sum().backward()

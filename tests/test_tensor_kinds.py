@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DEVICES
+from conftest import DEVICES, moved
 from test_values import LAYOUTS, assert_same_bits
 
 import fused_dropout
@@ -44,7 +44,7 @@ def test_a_complex_number_has_one_decision_for_both_parts(name, layout, dtype, d
     """Each part becomes what a real tensor with the same mask, shared by the last dimension, becomes."""
     for shape in ((3, 4, 5, 7), (2, 3, 66, 9)):
         x = complex_of(*shape, dtype=dtype)
-        got = COMPLEX_CALLS[name](COMPLEX_LAYOUTS[layout](x).to(device), rng=STATE).cpu()
+        got = COMPLEX_CALLS[name](moved(COMPLEX_LAYOUTS[layout](x), device), rng=STATE).cpu()
         if layout == "expanded":
             x = x[:1].expand_as(x)
         if name == "drop_block2d":  # knows four dimensions only

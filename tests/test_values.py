@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, using_instruction_set
+from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, moved, using_instruction_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +46,14 @@ def state(device: str = "cpu") -> torch.Tensor:
     return reference.make_state(torch.empty(0, device=device), *STATE)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_is_the_same_on_another_device(layout):
+    """So that what these tests are to show of a GPU is shown there."""
+    x = LAYOUTS[layout](torch.randn(2, 64, 64))
+    copy = moved(x, "meta")
+    assert (copy.stride(), copy.storage_offset()) == (x.stride(), x.storage_offset())
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -53,7 +61,7 @@ def state(device: str = "cpu") -> torch.Tensor:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_values_equal_the_reference(layout, shape, pipeline, dtype, device):
     x = LAYOUTS[layout](torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype))
-    inputs = [t.to(device) for t in inputs_for(pipeline, x)]
+    inputs = [moved(t, device) for t in inputs_for(pipeline, x)]
     for p in (0.3, 0.5):
         got = getattr(ops, f"{pipeline}_apply")(*inputs, state(device), p)
         want = getattr(reference, f"{pipeline}_apply")(*inputs_for(pipeline, x), state(), p)

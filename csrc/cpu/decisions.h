@@ -225,13 +225,12 @@ class NormalDecisions : public NoBits {
   }
 
   void put(Batch& batch, int at, uint64_t mask_index, uint64_t mask_stride, int count) {
-    C* const z = batch.z + at;
     if (mask_stride == 0) {
-      std::fill_n(z, count, remembered(mask_index));
+      std::fill_n(batch.z + at, count, remembered(mask_index));
     } else {
       for (int i = 0; i < count; ++i) {
         const uint64_t index = mask_index + static_cast<uint64_t>(i) * mask_stride;
-        z[i] = mask_stride == 1 ? remembered(index) : maker.one(index);
+        batch.z[at + i] = mask_stride == 1 ? remembered(index) : maker.one(index);
       }
     }
   }

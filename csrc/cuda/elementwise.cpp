@@ -23,6 +23,9 @@ struct CudaBackend {
   static StateSource draw(const OptionalGenerator& generator, int64_t*) {
     auto* gen =
         at::get_generator_or_default<at::CUDAGeneratorImpl>(generator, at::cuda::detail::getDefaultCUDAGenerator());
+    const auto device = at::cuda::current_device();
+    TORCH_CHECK(gen->device().index() == device, "expected a generator of the input's device cuda:", int{device},
+                ", but got one of ", gen->device());
     const std::lock_guard<std::mutex> lock(gen->mutex_);
     const at::PhiloxCudaState drawn = gen->philox_cuda_state(kGroup);
     if (drawn.captured_) return {drawn.seed_.ptr, drawn.offset_.ptr, 0, drawn.offset_intragraph_};

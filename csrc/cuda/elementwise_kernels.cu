@@ -192,7 +192,7 @@ struct Launch {
       operands.x[k] = static_cast<const T*>(args.inputs[k]);
       vectors = vectors && aligned<T>(args.inputs[k], layout, kOutputs + k);
     }
-    const int64_t octets = (layout.run() + kGroup - 1) / kGroup;
+    const int64_t octets = layout.run() == 0 ? 1 : (layout.run() + kGroup - 1) / kGroup;  // to divide by
     constexpr bool kLinear = Pipeline::kNoise == Noise::kBernoulli || Pipeline::kNoise == Noise::kNone;
     if constexpr (kLinear && Pipeline::kBias < 0) {  // a bias has strides of 0
       if (layout.linear()) {
