@@ -72,7 +72,9 @@ def load(folder: Path, torch_version: str) -> Any:
     try:
         built_for = json.loads((folder / "_build.json").read_text())["torch"]
     except FileNotFoundError:
-        raise ImportError("the extension has not been built") from None
+        checkout = (folder.parent / "setup.py").exists()
+        where = f" in {folder}, a checkout's folder, which is imported in place of an installed package" * checkout
+        raise ImportError(f"the extension has not been built{where}") from None
     if built_for != torch_version:
         raise ImportError(f"the extension was built for torch {built_for}, and this is torch {torch_version}")
     return import_module("fused_dropout._C")

@@ -83,6 +83,13 @@ def test_the_reference_takes_over_with_one_warning_and_the_same_results(built_fo
     assert "pip install --no-build-isolation" in warning
 
 
+def test_a_checkout_says_that_it_hides_what_is_installed(tmp_path):
+    package = copy_of_the_package(tmp_path, None)
+    (package / "setup.py").touch()
+    said = python(f"import sys; sys.path.insert(0, {str(package)!r}); import fused_dropout").stderr
+    assert "a checkout's folder, which is imported in place of an installed package" in said
+
+
 def test_wrong_calls_of_the_fallback_raise_as_the_extension_does(tmp_path):
     path = str(copy_of_the_package(tmp_path, None))
     result = python(f"""

@@ -92,6 +92,7 @@ def test_a_call_advances_the_generator_by_eight_and_is_predictable():
     for call in (
         lambda: fused_dropout.dropout(torch.ones(1 << 20, device="cuda")),
         lambda: fused_dropout.dropout(torch.ones(0, device="cuda")),
+        lambda: fused_dropout.gaussian_dropout(torch.ones(0, device="cuda")),
         lambda: fused_dropout.dropout(torch.ones(5, device="cuda"), inplace=True),
         lambda: fused_dropout.draw("cuda"),
     ):
@@ -104,6 +105,14 @@ def test_a_call_advances_the_generator_by_eight_and_is_predictable():
     before = generator.get_offset()
     fused_dropout.dropout(torch.ones(5, device="cuda"), rng=(1, 0))
     assert generator.get_offset() == before
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="it takes two GPUs")
+def test_a_generator_of_another_gpu_is_refused_and_stays_where_it_is():
+    generator = torch.Generator("cuda:1").manual_seed(3)
+    with pytest.raises(RuntimeError, match="expected a generator of the input's device cuda:0, but got one of cuda:1"):
+        fused_dropout.dropout(torch.ones(5, device="cuda:0"), generator=generator)
+    assert generator.get_offset() == 0
 
 
 def test_backward_of_a_drawn_state():

@@ -33,6 +33,12 @@ def test_measured_numbers_are_those_of_the_result_file():
         assert readme.RESULTS[device].read_text() == readme.results(path), path.name
 
 
+def test_every_missed_target_is_marked():
+    for path in RESULT_FILES:
+        missed = sum(row["met"] is False for row in files.read_json(path)["rows"])
+        assert len(re.findall(r"\d!|\)!", readme.results(path))) == missed
+
+
 def test_plots_are_drawn_from_the_result_files():
     for path in RESULT_FILES:
         result = files.read_json(path)
