@@ -27,7 +27,8 @@ METHOD = (
     "changed sources and run on calls whose outputs the reference (for normal noise the extension) has made "
     "(`proof/judge.py`): layouts, masks, dtypes and lengths that reach every loop. Rows are of numbers whose sums are "
     "exact, so that they too must have the reference's bits. Mutants that do not compile do not count; a crash or a "
-    "loop without an end is a catch. Which mutants there are follows from the sources and a fixed seed."
+    "loop without an end is a catch. Which mutants there are follows from the sources and a fixed seed; verdicts about "
+    "the same sources and calls are remembered, and the minutes are those of the others."
 )
 CPU_PATH = next(path for path in ("avx512", "avx2", "portable") if path in build_info()["cpu_instruction_sets"])
 CUDA_PATH = "cuda on the host"
