@@ -161,8 +161,8 @@ def missed(row: Mapping[str, Any]) -> str:
 def aims(targets: set[float | None]) -> str:
     """Of a column; some of its rows may have none."""
     numbers = sorted((target for target in targets if target is not None), reverse=True)
-    none = [", or none"] * (None in targets)
-    return f" (≤ {' or '.join(f'{number:.2f}' for number in numbers)}{''.join(none)})" if numbers else ""
+    none = ", or none" * (None in targets)
+    return f" (≤ {' or '.join(f'{number:.2f}' for number in numbers)}{none})" if numbers else ""
 
 
 def speed(ratio: float) -> str:

@@ -111,6 +111,7 @@ def widened(input: Tensor, *others: Any) -> tuple[Any, ...]:
 
 
 def autocasts(input: Tensor) -> bool:
+    """Whether autocast is on for its device, which may be one that autocast does not know."""
     device = input.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
