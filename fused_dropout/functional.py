@@ -530,8 +530,7 @@ def zoneout(
 
     Raises:
         ValueError: shapes that differ.
-        RuntimeError: dtypes that differ, but under autocast, or that are no floating-point ones (in training complex
-            ones are taken).
+        RuntimeError: dtypes that differ, but under autocast, or that are neither floating-point nor complex.
 
     Equivalent to::
 
@@ -544,6 +543,14 @@ def zoneout(
         return input
     if training:
         return call("zoneout", (input, previous), checked_p, GAIN_UPSCALE, None, False, generator, rng)[0]
+    return _expected(input, previous, p)
+
+
+def _expected(input: Tensor, previous: Tensor, p: "float | Tensor") -> Tensor:
+    """(1 - p) * input + p * previous; of complex numbers, of each part."""
+    if input.is_complex():
+        parts = (torch.view_as_real(x.resolve_conj()) for x in (input, previous))
+        return torch.view_as_complex(_expected(*parts, p))
     if not input.is_floating_point():
         raise RuntimeError(f"zoneout: expected tensors of a floating-point dtype, but got {input.dtype}")
     wide = compute(input.dtype)

@@ -762,6 +762,17 @@ def test_zoneout_in_evaluation_is_the_expectation_rounded_product_by_product(p, 
     assert_same_bits(fused_dropout.zoneout(input, previous, p, False), want)
 
 
+@pytest.mark.parametrize("p", [0.3, P64], ids=["float", "tensor"])
+def test_zoneout_of_complex_numbers_in_evaluation_is_that_of_their_parts(p):
+    input, previous = torch.complex(randn(20), randn(4, 5).flatten()), torch.complex(randn(2, 10).flatten(), randn(20))
+    input[3], previous[4] = complex(math.inf, 1), complex(2, math.nan)
+    parts = fused_dropout.zoneout(torch.view_as_real(input), torch.view_as_real(previous), p, False)
+    output = fused_dropout.zoneout(input, previous, p, False)
+    assert_same_bits(torch.view_as_real(output), parts)
+    conjugate = fused_dropout.zoneout(input.conj(), previous.conj(), p, False)
+    torch.testing.assert_close(conjugate, output.conj(), rtol=0, atol=0, equal_nan=True)
+
+
 def test_zoneout_in_evaluation_is_the_mean_of_training():
     samples = fused_dropout.zoneout(torch.full((1 << 20,), 5.0), torch.full((1 << 20,), -3.0), 0.3, rng=STATE)
     evaluated = fused_dropout.zoneout(torch.tensor(5.0), torch.tensor(-3.0), 0.3, False)

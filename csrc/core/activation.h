@@ -22,7 +22,7 @@ FD_HOST_DEVICE V where_positive(V x, V other) {
 // 1 / (1 + e^-x)
 template <class V>
 FD_HOST_DEVICE V sigmoid(V x) {
-  return constant<V>(1) / (constant<V>(1) + exponential(constant<V>(0) - x));
+  return constant<V>(1) / one_plus_exponential(constant<V>(0) - x);
 }
 
 // max(x, 0)
@@ -52,13 +52,16 @@ struct Gelu {
   static constexpr const char *kName = "gelu", *kGatedName = "geglu";
   template <class V>
   static FD_HOST_DEVICE V value(V x) {
-    return x * normal_distribution(x).below;
+    // max(x, 0) - |x| Phi(-|x|), whose first term is nan of -infinity, as the product x Phi(x) is
+    const V half = constant<V>(0.5), negative = minus_magnitude(x);
+    const NormalTail<V> tail = normal_tail(negative);
+    return multiply_add(tail.at, tail.below, multiply_add(half, x, negative * (constant<V>(0) - half)));
   }
   template <class V>
   static FD_HOST_DEVICE V derivative(V x) {
-    const Normal<V> normal = normal_distribution(x);
-    const V density = normal.density * constant<V>(0.39894228040143267794);  // 1 / sqrt(2 pi)
-    return multiply_add(x, density, normal.below);
+    const NormalTail<V> tail = normal_tail(minus_magnitude(x));
+    const V below = where_less(x, constant<V>(0), tail.below, constant<V>(1) - tail.below);
+    return multiply_add(x, tail.density * constant<V>(0.39894228040143267794), below);  // 1 / sqrt(2 pi)
   }
 };
 
@@ -72,7 +75,7 @@ struct GeluTanh {
   }
   template <class V>
   static FD_HOST_DEVICE V value(V x) {
-    return x / (constant<V>(1) + exponential(constant<V>(0) - argument(x)));
+    return x / one_plus_exponential(constant<V>(0) - argument(x));
   }
   template <class V>
   static FD_HOST_DEVICE V derivative(V x) {
@@ -87,7 +90,7 @@ struct Silu {
   static constexpr const char *kName = "silu", *kGatedName = "swiglu";
   template <class V>
   static FD_HOST_DEVICE V value(V x) {
-    return x / (constant<V>(1) + exponential(constant<V>(0) - x));
+    return x / one_plus_exponential(constant<V>(0) - x);
   }
   template <class V>
   static FD_HOST_DEVICE V derivative(V x) {

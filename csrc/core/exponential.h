@@ -14,21 +14,32 @@ struct ExponentialTerms {
   static FD_HOST_DEVICE constexpr C coefficient(int i) { return static_cast<C>(inverse_factorial(i)); }
 };
 
-// So large that a sum with it has no fraction: its lowest bits are an integer's.
-template <class C>
-constexpr C kIntegers = static_cast<C>(int64_t{3} << (FloatingPoint<C>::kMantissa - 1));
+// To which side e^x may leave the range of normal numbers: to 0, or to infinity. So that 2^n does not, it has an
+// exponent further off, which a factor takes back.
+struct ToZero {
+  template <class C>
+  static constexpr int kFurther = FloatingPoint<C>::kFar;
+  template <class C>
+  static constexpr C kBack = 1 / FloatingPoint<C>::kFarPower;
+};
+struct ToInfinity {
+  template <class C>
+  static constexpr int kFurther = -FloatingPoint<C>::kFar;
+  template <class C>
+  static constexpr C kBack = FloatingPoint<C>::kFarPower;
+};
 
-// m 2^n, rounded once, for m near 1: as two factors, each within the range of a normal number. `shifted` is
-// n + kIntegers.
-template <class V>
+// So large that a sum with it has no fraction: of n + kIntegers the lowest bits are those of 2^n's exponent.
+template <class Side, class C>
+constexpr C kIntegers = static_cast<C>((int64_t{3} << (FloatingPoint<C>::kMantissa - 1)) + FloatingPoint<C>::kBias +
+                                       Side::template kFurther<C>);
+
+// m 2^n, rounded once, for m near 1. `shifted` is n + kIntegers.
+template <class Side, class V>
 FD_HOST_DEVICE V times_power_of_two(V m, V shifted) {
   using C = Component<V>;
-  using F = FloatingPoint<C>;
-  using Bits = typename Number<V>::Bits;
-  const Bits power = bit_cast<Bits>(shifted) - bit_cast<typename F::Bits>(kIntegers<C>), half = power >> 1;
-  const V one = bit_cast<V>((half + F::kBias) << F::kMantissa);
-  const V other = bit_cast<V>((power - half + F::kBias) << F::kMantissa);
-  return m * one * other;
+  const V power = bit_cast<V>(bit_cast<typename Number<V>::Bits>(shifted) << FloatingPoint<C>::kMantissa);
+  return m * power * V(Side::template kBack<C>);
 }
 
 // n ln 2 + remainder
@@ -38,28 +49,49 @@ struct Reduced {
   V remainder;
 };
 
-template <class V>
-FD_HOST_DEVICE Reduced<V> reduced(V x) {
+template <class Side, class V>
+FD_HOST_DEVICE V nearest_power(V x) {
   using C = Component<V>;
-  using F = FloatingPoint<C>;
-  const V shifted = multiply_add(x, V(C(1.44269504088896340736)), V(kIntegers<C>));
-  const V n = shifted - V(kIntegers<C>);
+  return multiply_add(x, V(C(1.44269504088896340736)), V(kIntegers<Side, C>));
+}
+
+// Of x.
+template <class Side, class V>
+FD_HOST_DEVICE Reduced<V> reduced(V x) {
+  using F = FloatingPoint<Component<V>>;
+  const V shifted = nearest_power<Side>(x), n = shifted - V(kIntegers<Side, Component<V>>);
   return {shifted, multiply_add(n, V(-F::kLn2Low), multiply_add(n, V(-F::kLn2High), x))};
 }
 
-// e^x, where it is neither 0 nor infinity.
-template <class V>
-FD_HOST_DEVICE V exponential_of(Reduced<V> x) {
-  return times_power_of_two(polynomial<ExponentialTerms<Component<V>>>(x.remainder), x.shifted);
+// Of a b, as if the product were not rounded: n times the upper part of ln 2 is not.
+template <class Side, class V>
+FD_HOST_DEVICE Reduced<V> reduced_product(V a, V b) {
+  using F = FloatingPoint<Component<V>>;
+  const V shifted = nearest_power<Side>(a * b), n = shifted - V(kIntegers<Side, Component<V>>);
+  return {shifted, multiply_add(n, V(-F::kLn2Low), multiply_add(a, b, n * V(-F::kLn2High)))};
 }
 
-// e^x. V: float, double, or a vector.
+// e^x, where it is neither 0 nor infinity.
+template <class Side, class V>
+FD_HOST_DEVICE V exponential_of(Reduced<V> x) {
+  return times_power_of_two<Side>(polynomial<ExponentialTerms<Component<V>>>(x.remainder), x.shifted);
+}
+
+// e^x of x <= 0, and nan of a nan. V: float, double, or a vector.
 template <class V>
-FD_HOST_DEVICE V exponential(V x) {
-  using F = FloatingPoint<Component<V>>;
-  x = where_less(x, V(F::kExpZero), V(F::kExpZero), x);
-  x = where_less(V(F::kExpInfinity), x, V(F::kExpInfinity), x);
-  return exponential_of(reduced(x));
+FD_HOST_DEVICE V decay(V x) {
+  using C = Component<V>;
+  const V zero(FloatingPoint<C>::kExpZero);
+  x = where_less(x, zero, zero, x);
+  return exponential_of<ToZero>(reduced<ToZero>(x));
+}
+
+// 1 + e^x, and any number of a nan.
+template <class V>
+FD_HOST_DEVICE V one_plus_exponential(V x) {
+  using C = Component<V>;
+  x = lesser(greater(x, V(C(-40))), V(FloatingPoint<C>::kExpInfinity));  // where the sum is 1, and infinity
+  return V(C(1)) + exponential_of<ToInfinity>(reduced<ToInfinity>(x));
 }
 
 }  // namespace fused_dropout

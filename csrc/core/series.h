@@ -24,7 +24,8 @@ struct FloatingPoint;
 template <>
 struct FloatingPoint<float> {
   using Bits = int32_t;
-  static constexpr int kMantissa = 23, kBias = 127;
+  static constexpr int kMantissa = 23, kBias = 127, kFar = 64;
+  static constexpr float kFarPower = 0x1p64f;  // 2^kFar
   static constexpr int kLogTerms = 9, kSineTerms = 11, kExponentialTerms = 8;
   static constexpr Bits kRootHalf = 0x3f3504f3;                                                // of 1/2, rounded
   static constexpr float kLn2High = 0.693145751953125f, kLn2Low = 1.42860682030941723212e-6f;  // 16 bits, and the rest
@@ -33,7 +34,8 @@ struct FloatingPoint<float> {
 template <>
 struct FloatingPoint<double> {
   using Bits = int64_t;
-  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr int kMantissa = 52, kBias = 1023, kFar = 512;
+  static constexpr double kFarPower = 0x1p512;
   static constexpr int kLogTerms = 21, kSineTerms = 17, kExponentialTerms = 14;
   static constexpr Bits kRootHalf = 0x3fe6a09e667f3bcc;
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
@@ -49,12 +51,12 @@ struct Number {
 template <>
 struct Number<float> {
   using Component = float;
-  using Bits = int32_t;
+  using Bits = uint32_t;
 };
 template <>
 struct Number<double> {
   using Component = double;
-  using Bits = int64_t;
+  using Bits = uint64_t;
 };
 template <class V>
 using Component = typename Number<V>::Component;
@@ -62,6 +64,20 @@ using Component = typename Number<V>::Component;
 // a < b ? less : other, also where a or b is a nan.
 FD_HOST_DEVICE float where_less(float a, float b, float less, float other) { return a < b ? less : other; }
 FD_HOST_DEVICE double where_less(double a, double b, double less, double other) { return a < b ? less : other; }
+
+// Of two numbers; of a number and a nan, one of the two.
+FD_HOST_DEVICE float lesser(float a, float b) { return std::fmin(a, b); }
+FD_HOST_DEVICE double lesser(double a, double b) { return std::fmin(a, b); }
+FD_HOST_DEVICE float greater(float a, float b) { return std::fmax(a, b); }
+FD_HOST_DEVICE double greater(double a, double b) { return std::fmax(a, b); }
+template <class V>
+FD_HOST_DEVICE V lesser(V a, V b) {
+  return where_less(a, b, a, b);
+}
+template <class V>
+FD_HOST_DEVICE V greater(V a, V b) {
+  return where_less(b, a, a, b);
+}
 
 // a * b + c, rounded once.
 FD_HOST_DEVICE float multiply_add(float a, float b, float c) { return std::fma(a, b, c); }

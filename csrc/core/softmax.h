@@ -26,7 +26,7 @@ struct SoftmaxDropout {
   }
   template <int kRound, class V>
   FD_HOST_DEVICE void step(V (&kept)[kKept]) const {
-    if (kRound == 1) kept[0] = exponential(kept[0] - V(statistic[0]));
+    if (kRound == 1) kept[0] = decay(kept[0] - V(statistic[0]));
   }
 
   template <int kRound, class V>
@@ -67,7 +67,7 @@ struct SoftmaxDropoutBackward {
 
   template <class K, class V>
   FD_HOST_DEVICE void begin(K keep, const V (&x)[kInputs], V (&kept)[kKept]) const {
-    kept[0] = exponential(x[0] - V(statistic[0])) * V(statistic[1]);
+    kept[0] = decay(x[0] - V(statistic[0])) * V(statistic[1]);
     kept[1] = select(keep, x[1] * V(row.gain), V(C(0)));
   }
   template <int kRound, class V>

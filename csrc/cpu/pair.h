@@ -25,8 +25,9 @@ struct Pair {
   FD_HOST_DEVICE friend Pair multiply_add(Pair a, Pair b, Pair c) {
     return {multiply_add(a.first, b.first, c.first), multiply_add(a.second, b.second, c.second)};
   }
+  template <class Side>
   FD_HOST_DEVICE friend Pair times_power_of_two(Pair m, Pair shifted) {
-    return {times_power_of_two(m.first, shifted.first), times_power_of_two(m.second, shifted.second)};
+    return {times_power_of_two<Side>(m.first, shifted.first), times_power_of_two<Side>(m.second, shifted.second)};
   }
   template <class Keep>
   FD_HOST_DEVICE friend Pair select(Pair<Keep> keep, Pair kept, Pair dropped) {
@@ -39,27 +40,13 @@ struct Pair {
 };
 
 // Bits and numbers.
-template <class Bits, class C>
-using OfNumber = std::enable_if_t<std::is_arithmetic_v<C>, Pair<Bits>>;
-template <class Bits, class C>
-FD_HOST_DEVICE OfNumber<Bits, C> operator+(Pair<Bits> a, C b) {
-  return {a.first + b, a.second + b};
-}
-template <class Bits, class C>
-FD_HOST_DEVICE OfNumber<Bits, C> operator-(Pair<Bits> a, C b) {
-  return {a.first - b, a.second - b};
-}
-template <class Bits, class C>
-FD_HOST_DEVICE OfNumber<Bits, C> operator&(Pair<Bits> a, C b) {
-  return {a.first & b, a.second & b};
+template <class Bits, class C, class = std::enable_if_t<std::is_arithmetic_v<C>>>
+FD_HOST_DEVICE Pair<Bits> operator|(Pair<Bits> a, C b) {
+  return {a.first | b, a.second | b};
 }
 template <class Bits>
 FD_HOST_DEVICE Pair<Bits> operator<<(Pair<Bits> a, int by) {
   return {a.first << by, a.second << by};
-}
-template <class Bits>
-FD_HOST_DEVICE Pair<Bits> operator>>(Pair<Bits> a, int by) {
-  return {a.first >> by, a.second >> by};
 }
 
 template <class V>

@@ -83,7 +83,8 @@ class Rows : protected Tiles<Isa, Pipeline, T> {
     const Pipeline pipeline = pipeline_;
     const Pointers from = at;
     MaskPlace place = mask;  // of our own, as the above: in registers, whatever is stored
-    if (doubled_) {          // a stretch and a batch are whole rows
+    if (doubled_) {
+      // A stretch and a batch are whole rows.
       const auto rows = static_cast<uint64_t>(kBatch >> doublings_);
       for (int64_t b = 0; b < batches; ++b, place.index += rows) {
         batch(pipeline, decisions_.repeated(place.index, doublings_), from, b * kBatch);

@@ -77,7 +77,7 @@ struct Vec {
   using Values = typename VectorOf<C, Isa::kBytes>::type;
   using Keep = typename Isa::template Keep<C>;
   using Component = C;
-  using Bits = typename VectorOf<typename FloatingPoint<C>::Bits, Isa::kBytes>::type;
+  using Bits = typename VectorOf<typename Number<C>::Bits, Isa::kBytes>::type;
 
   Values v;
 
@@ -95,9 +95,10 @@ struct Vec {
   }
 
   FD_HOST_DEVICE friend Vec where_less(Vec a, Vec b, Vec less, Vec other) { return Vec(a.v < b.v ? less.v : other.v); }
+  template <class Side>
   FD_HOST_DEVICE friend Vec times_power_of_two(Vec m, Vec shifted) {
-    if constexpr (Isa::kScales) return Vec(Isa::scale(m.v, shifted.v - kIntegers<C>));
-    return fused_dropout::times_power_of_two<Vec>(m, shifted);
+    if constexpr (Isa::kScales) return Vec(Isa::scale(m.v, shifted.v - kIntegers<Side, C>));
+    return fused_dropout::times_power_of_two<Side, Vec>(m, shifted);
   }
 
   FD_HOST_DEVICE static Vec load(const C* p) { return Vec(load_bytes<Values>(p)); }

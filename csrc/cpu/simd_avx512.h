@@ -111,25 +111,24 @@ struct Avx512 {
 
   static FD_HOST_DEVICE __m512i everywhere16(uint32_t x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
 
-  template <int N>
-  static FD_HOST_DEVICE Words<N> at_least(const Halves<N>& h, uint32_t threshold) {
+  template <_MM_CMPINT_ENUM kComparison, int N>
+  static FD_HOST_DEVICE Words<N> compared(const Halves<N>& h, uint32_t threshold) {
     const __m512i t = everywhere16(threshold);
-    Words<N> keep;
+    Words<N> words;
 #pragma GCC unroll 8
     for (int w = 0; w < N; ++w) {
-      keep.word[w] = _mm512_kunpackd(_mm512_cmpge_epu16_mask(h.high[w], t), _mm512_cmpge_epu16_mask(h.low[w], t));
+      words.word[w] = _mm512_kunpackd(_mm512_cmp_epu16_mask(h.high[w], t, kComparison),
+                                      _mm512_cmp_epu16_mask(h.low[w], t, kComparison));
     }
-    return keep;
+    return words;
+  }
+  template <int N>
+  static FD_HOST_DEVICE Words<N> at_least(const Halves<N>& h, uint32_t threshold) {
+    return compared<_MM_CMPINT_NLT>(h, threshold);
   }
   template <int N>
   static FD_HOST_DEVICE Words<N> equal(const Halves<N>& h, uint32_t threshold) {
-    const __m512i t = everywhere16(threshold);
-    Words<N> ties;
-#pragma GCC unroll 8
-    for (int w = 0; w < N; ++w) {
-      ties.word[w] = _mm512_kunpackd(_mm512_cmpeq_epi16_mask(h.high[w], t), _mm512_cmpeq_epi16_mask(h.low[w], t));
-    }
-    return ties;
+    return compared<_MM_CMPINT_EQ>(h, threshold);
   }
   template <int N>
   static FD_HOST_DEVICE bool any_equal(const Halves<N>& h, uint32_t threshold) {

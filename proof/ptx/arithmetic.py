@@ -134,6 +134,8 @@ def _table() -> dict[str, Operation]:
             table[f"mul.wide.{kind}"] = _wide(kind)
     for kind in FLOATS:
         add(f"abs.{kind}", kind, 1, np.abs)
+        add(f"min.{kind}", kind, 2, np.fmin)
+        add(f"max.{kind}", kind, 2, np.fmax)
         for name, function in {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}.items():
             add(f"{name}.rn.{kind}", kind, 2, function)
         add(f"fma.rn.{kind}", kind, 3, _fused(kind))
