@@ -549,8 +549,8 @@ def zoneout(
 def _expected(input: Tensor, previous: Tensor, p: "float | Tensor") -> Tensor:
     """(1 - p) * input + p * previous; of complex numbers, of each part."""
     if input.is_complex():
-        parts = (torch.view_as_real(x.resolve_conj()) for x in (input, previous))
-        return torch.view_as_complex(_expected(*parts, p))
+        parts = [torch.view_as_real(x.resolve_conj()) for x in (input, previous)]
+        return torch.view_as_complex(_expected(parts[0], parts[1], p))
     if not input.is_floating_point():
         raise RuntimeError(f"zoneout: expected tensors of a floating-point dtype, but got {input.dtype}")
     wide = compute(input.dtype)

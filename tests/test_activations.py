@@ -168,7 +168,7 @@ def test_a_dropped_element_is_zero_whatever_it_was(name):
 
 @pytest.mark.parametrize(("dtype", "digits"), [("float", 8), ("double", 16)])
 def test_the_normal_tails_coefficients_are_the_interpolating_polynomials(dtype, digits):
-    """csrc/core/normal_distribution.h: q where Phi(-a) = e^(-a^2/2) t q(kSlope t - kMiddle), at the Chebyshev points."""
+    """csrc/core/normal_distribution.h: q in Phi(-a) = e^(-a^2/2) t q(kSlope t - kMiddle), at the Chebyshev points."""
     text = (Path(__file__).parent.parent / "csrc" / "core" / "normal_distribution.h").read_text()
     (terms,) = re.findall(rf"struct NormalTailTerms<{dtype}> {{(.*?)\n}};", text, re.S)
     (written,) = re.findall(r"table\[\] = \{(.*?)\}", terms, re.S)

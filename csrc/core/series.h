@@ -65,11 +65,9 @@ using Component = typename Number<V>::Component;
 FD_HOST_DEVICE float where_less(float a, float b, float less, float other) { return a < b ? less : other; }
 FD_HOST_DEVICE double where_less(double a, double b, double less, double other) { return a < b ? less : other; }
 
-// Of two numbers; of a number and a nan, one of the two.
+// Of two numbers; of a number and a nan, one of the two. Of float a GPU has an instruction.
 FD_HOST_DEVICE float lesser(float a, float b) { return std::fmin(a, b); }
-FD_HOST_DEVICE double lesser(double a, double b) { return std::fmin(a, b); }
 FD_HOST_DEVICE float greater(float a, float b) { return std::fmax(a, b); }
-FD_HOST_DEVICE double greater(double a, double b) { return std::fmax(a, b); }
 template <class V>
 FD_HOST_DEVICE V lesser(V a, V b) {
   return where_less(a, b, a, b);

@@ -111,7 +111,7 @@ struct Avx512 {
 
   static FD_HOST_DEVICE __m512i everywhere16(uint32_t x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
 
-  template <_MM_CMPINT_ENUM kComparison, int N>
+  template <int kComparison, int N>
   static FD_HOST_DEVICE Words<N> compared(const Halves<N>& h, uint32_t threshold) {
     const __m512i t = everywhere16(threshold);
     Words<N> words;
