@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._extension import ops
 from ._transforms import check_captured
-from .reference import GAIN_ONE, GAIN_UPSCALE, broadcasts, kept
+from .reference import GAIN_ONE, GAIN_UPSCALE, broadcasts, compute, dropped, kept
 from .rng import Rng, as_state, check_generator, given_words, probability
 
 GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
@@ -325,6 +325,18 @@ def times(input: Tensor, factor: "float | Tensor", inplace: bool) -> Tensor:
     if not input.is_floating_point():
         factor = factor.to(torch.get_default_dtype())
         return input.mul_(factor) if inplace else input.mul(factor)
-    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
-    output = (input.to(compute) * factor.to(compute)).to(input.dtype)
+    wide = compute(input.dtype)
+    output = (input.to(wide) * factor.to(wide)).to(input.dtype)
     return input.copy_(output) if inplace else output
+
+
+def expectation(input: Tensor, previous: Tensor, p: "float | Tensor") -> Tensor:
+    """(1 - p) * input + p * previous; of complex numbers, of each part."""
+    if input.is_complex():
+        parts = [torch.view_as_real(x.resolve_conj()) for x in (input, previous)]
+        return torch.view_as_complex(expectation(parts[0], parts[1], p))
+    if not input.is_floating_point():
+        raise RuntimeError(f"zoneout: expected tensors of a floating-point dtype, but got {input.dtype}")
+    wide = compute(input.dtype)
+    shares = [share.to(wide) if isinstance(share, Tensor) else share for share in (kept(p), dropped(p))]
+    return (input.to(wide) * shares[0] + previous.to(wide) * shares[1]).to(input.dtype)

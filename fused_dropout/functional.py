@@ -18,6 +18,7 @@ from ._calls import (
     check_mode,
     check_per,
     evaluated,
+    expectation,
     leading,
     leaves_open,
     scaled,
@@ -25,7 +26,7 @@ from ._calls import (
     widened,
 )
 from ._extension import ops
-from .reference import GAIN_ALPHA, GAIN_ONE, GAIN_UPSCALE, compute, dropped, kept, row_major
+from .reference import GAIN_ALPHA, GAIN_ONE, GAIN_UPSCALE, row_major
 from .rng import Rng, giving_back, mask_strides, probability
 
 
@@ -543,16 +544,4 @@ def zoneout(
         return input
     if training:
         return call("zoneout", (input, previous), checked_p, GAIN_UPSCALE, None, False, generator, rng)[0]
-    return _expected(input, previous, p)
-
-
-def _expected(input: Tensor, previous: Tensor, p: "float | Tensor") -> Tensor:
-    """(1 - p) * input + p * previous; of complex numbers, of each part."""
-    if input.is_complex():
-        parts = [torch.view_as_real(x.resolve_conj()) for x in (input, previous)]
-        return torch.view_as_complex(_expected(parts[0], parts[1], p))
-    if not input.is_floating_point():
-        raise RuntimeError(f"zoneout: expected tensors of a floating-point dtype, but got {input.dtype}")
-    wide = compute(input.dtype)
-    shares = [share.to(wide) if isinstance(share, Tensor) else share for share in (kept(p), dropped(p))]
-    return (input.to(wide) * shares[0] + previous.to(wide) * shares[1]).to(input.dtype)
+    return expectation(input, previous, p)
