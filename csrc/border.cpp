@@ -123,6 +123,10 @@ BlockMap block_map(const at::Tensor& input, const MapArgs& map) {
   return m;
 }
 
+bool drops_none(double p, const std::optional<at::Tensor>& p_tensor) { return !p_tensor && drop_below(p) == 0; }
+
+at::Tensor new_state(const at::Tensor& like) { return at::empty({2}, like.options().dtype(at::kLong)); }
+
 StateSource state_source(const at::Tensor& state) {
   const int64_t* seed = state.const_data_ptr<int64_t>();
   return {seed, seed + state.stride(0), 0, 0};

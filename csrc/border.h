@@ -45,6 +45,10 @@ ElementwiseArgs elementwise_args(at::ArrayRef<at::Tensor> outputs, at::ArrayRef<
 // The mask of DropBlock that `block` and `mask_strides` describe, of samples and channels that share it or not.
 BlockMap block_map(const at::Tensor& input, const MapArgs& map);
 
+// Without p as a tensor, and where no word lies below p's threshold, nothing is dropped.
+bool drops_none(double p, const std::optional<at::Tensor>& p_tensor);
+
+at::Tensor new_state(const at::Tensor& like);
 StateSource state_source(const at::Tensor& state);
 
 // The type of what a kernel sees: of a complex element its two parts.

@@ -42,8 +42,6 @@ inline at::OptionalSymIntArrayRef symbolic(at::OptionalIntArrayRef sizes) {
   return sizes ? at::OptionalSymIntArrayRef(c10::fromIntArrayRefSlow(*sizes)) : std::nullopt;
 }
 
-inline Tensor new_state(const Tensor& like) { return at::empty({2}, like.options().dtype(at::kLong)); }
-
 // The halves of the rows of a tensor.
 inline Pair halves(const Tensor& x) {
   const c10::SymInt half = x.sym_size(-1) / 2;
@@ -146,6 +144,12 @@ struct Calls {
     Backend::run(kernel_of<BlockDropout<float>>(), kernel_dtype(output.scalar_type()), args);
   }
 
+  // What drops nothing reads no state: evaluation passes one that nobody has written.
+  static StateSource given(const Tensor& state, const MapArgs& map) {
+    const bool unread = P::kNoise != Noise::kNormal && drops_none(map.p, map.p_tensor);
+    return unread ? StateSource{} : state_source(state);
+  }
+
   static void check(at::ArrayRef<Tensor> inputs, const MapArgs& map) {
     check_inputs(facts<P>(), inputs);
     check_map(facts<P>(), inputs[0], map.p, map.p_tensor, map.gain,
@@ -191,7 +195,7 @@ struct Calls {
       return apply_and_sum(inputs, state, map);
     } else {
       Outputs<P> outputs(tensors, inputs, Backend::new_output);
-      run(outputs.written, inputs, map, nullptr, [&](int64_t*) { return state_source(state); });
+      run(outputs.written, inputs, map, nullptr, [&](int64_t*) { return given(state, map); });
       return std::move(outputs.returned);
     }
   }
@@ -203,7 +207,7 @@ struct Calls {
     if (rows > 0 && output.is_contiguous() && !output.is_complex()) {
       const OptionalTensor p = device_p(map.p_tensor);
       ElementwiseArgs args = elementwise_args({output}, inputs, map, p);
-      args.state = state_source(state);
+      args.state = given(state, map);
       if (Backend::sums(args.layout, features)) {
         const int64_t in_part = Backend::rows_in_part(rows, features);
         const at::ScalarType wide = output.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -212,7 +216,7 @@ struct Calls {
         return {output, sum_of_parts<Backend>(parts, output.scalar_type())};
       }
     }
-    run({output}, inputs, map, nullptr, [&](int64_t*) { return state_source(state); });
+    run({output}, inputs, map, nullptr, [&](int64_t*) { return given(state, map); });
     return {output, sum_of_rows(output)};
   }
 
@@ -222,7 +226,7 @@ struct Calls {
     check_written(self, map);
     at::assert_no_overlap(self, state);
     const c10::DeviceGuard guard(self.device());
-    run({self}, {self}, map, nullptr, [&](int64_t*) { return state_source(state); });
+    run({self}, {self}, map, nullptr, [&](int64_t*) { return given(state, map); });
   }
 };
 

@@ -1,8 +1,9 @@
 // The operations' schemas: those of the pipelines, from their table (core/table.h), and those of states.
 //
-// Each pipeline is two operations. `NAME` draws a state and returns it beside its output; `NAME_apply` is the same
-// function of a given state: pure, and what backward, double backward and recomputation call. A trailing underscore
-// works in place, and `NAME_backward` is the derivative of what is not linear. All of them end with the same arguments:
+// Each pipeline, and each operation on rows, is two operations. `NAME` draws a state and returns it beside its output;
+// `NAME_apply` is the same function of a given state: pure, and what backward, double backward and recomputation call.
+// A trailing underscore works in place, and `NAME_backward` is the derivative of what is not linear. All of them end
+// with the same arguments:
 //   p, p_tensor          the probability of dropping; where p_tensor is given (0-d, on the device) it replaces p
 //   gain                 what a kept element is multiplied by: 0: 1/(1-p), 1: 1, 2: alpha dropout's a
 //   mask_strides, _base  the affine map from coordinates to mask index; dimensions behind the last stride share their
@@ -53,38 +54,38 @@ void define_pipeline(torch::Library& m) {
   }
 }
 
+// An operation on rows. Beside its results it leaves what the backward direction wants of each row; `wanted` says there
+// which gradients to compute, and the others are undefined.
+void define_rows(torch::Library& m, const std::string& name, const std::string& tensors, const std::string& constant,
+                 const std::string& results) {
+  const std::string numbers = "float p, float " + constant + ", *, " FD_ROWS;
+  define(m, name + "_apply(" + tensors + ", Tensor state, " + numbers + ") -> (" + results + ")");
+  define_drawing(m, name + "(" + tensors + ", " + numbers + FD_DRAW ") -> (" + results + ", Tensor state)");
+}
+
 }  // namespace
 
 TORCH_LIBRARY(fused_dropout, m) {
   OperationTable::each([&](auto row) { define_pipeline<typename decltype(row)::template Pipeline<float>>(m); });
 
-  // Operations on rows, of a state that `draw` has drawn. Beside their results they leave what the backward direction
-  // wants of each row. `wanted` says which gradients to compute; the others are undefined.
+  define_rows(m, "dropout_add_layer_norm", "Tensor input, Tensor residual, Tensor? weight, Tensor? bias", "eps",
+              "Tensor normed, Tensor sum, Tensor mean, Tensor rstd");
   define(m,
-         "dropout_add_layer_norm_apply(Tensor input, Tensor residual, Tensor? weight, Tensor? bias, Tensor state, "
-         "float p, "
-         "float eps, *, " FD_ROWS ") -> (Tensor normed, Tensor sum, Tensor mean, Tensor rstd)");
-  define(
-      m,
-      "dropout_add_layer_norm_backward(Tensor grad_normed, Tensor? grad_sum, Tensor sum, Tensor? weight, Tensor mean, "
-      "Tensor rstd, Tensor state, float p, float eps, bool[4] wanted, *, " FD_ROWS
-      ") -> (Tensor grad_input, Tensor grad_residual, Tensor grad_weight, Tensor grad_bias)");
-  define(m,
-         "dropout_add_rms_norm_apply(Tensor input, Tensor residual, Tensor? weight, Tensor state, float p, float eps, "
-         "*, " FD_ROWS ") -> (Tensor normed, Tensor sum, Tensor rstd)");
+         "dropout_add_layer_norm_backward(Tensor grad_normed, Tensor? grad_sum, Tensor sum, Tensor? weight, "
+         "Tensor mean, Tensor rstd, Tensor state, float p, float eps, bool[4] wanted, *, " FD_ROWS
+         ") -> (Tensor grad_input, Tensor grad_residual, Tensor grad_weight, Tensor grad_bias)");
+  define_rows(m, "dropout_add_rms_norm", "Tensor input, Tensor residual, Tensor? weight", "eps",
+              "Tensor normed, Tensor sum, Tensor rstd");
   define(m,
          "dropout_add_rms_norm_backward(Tensor grad_normed, Tensor? grad_sum, Tensor sum, Tensor? weight, Tensor rstd, "
          "Tensor state, float p, float eps, bool[3] wanted, *, " FD_ROWS
          ") -> (Tensor grad_input, Tensor grad_residual, Tensor grad_weight)");
-  define(
-      m,
-      "softmax_dropout_apply(Tensor input, Tensor? attn_mask, Tensor state, float p, float softmax_scale, *, " FD_ROWS
-      ") -> (Tensor output, Tensor maximum, Tensor inverse)");
-  define(
-      m,
-      "softmax_dropout_backward(Tensor grad_output, Tensor input, Tensor? attn_mask, Tensor maximum, Tensor inverse, "
-      "Tensor state, float p, float softmax_scale, bool[2] wanted, *, " FD_ROWS
-      ") -> (Tensor grad_input, Tensor grad_scores)");
+  define_rows(m, "softmax_dropout", "Tensor input, Tensor? attn_mask", "softmax_scale",
+              "Tensor output, Tensor maximum, Tensor inverse");
+  define(m,
+         "softmax_dropout_backward(Tensor grad_output, Tensor input, Tensor? attn_mask, Tensor maximum, Tensor "
+         "inverse, Tensor state, float p, float softmax_scale, bool[2] wanted, *, " FD_ROWS
+         ") -> (Tensor grad_input, Tensor grad_scores)");
 
   // States. `device_of` says where: its values are not read.
   define_drawing(m, "draw(Tensor device_of, *, Generator? generator=None) -> Tensor");

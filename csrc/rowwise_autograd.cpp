@@ -134,8 +134,8 @@ OptionalTensor optional(const Tensor& x) { return x.defined() ? OptionalTensor(x
 template <bool kCentred>
 variable_list norm_gradients(const variable_list& grads, const Node::Tensors& saved, const OwnedRowMap& numbers,
                              const std::vector<bool>& wanted) {
-  static const auto layer = find<RowSignatures::LayerNormBackward>("dropout_add_layer_norm_backward");
-  static const auto rms = find<RowSignatures::RmsNormBackward>("dropout_add_rms_norm_backward");
+  static const auto layer = find<RowBackward::LayerNorm>("dropout_add_layer_norm_backward");
+  static const auto rms = find<RowBackward::RmsNorm>("dropout_add_rms_norm_backward");
   const auto& [sum, weight, mean, rstd, state, p_tensor] = saved;
   OwnedRowMap map = numbers;
   map.p_tensor = optional(p_tensor);
@@ -163,7 +163,7 @@ variable_list norm_gradients(const variable_list& grads, const Node::Tensors& sa
 
 variable_list softmax_gradients(const variable_list& grads, const Node::Tensors& saved, const OwnedRowMap& map,
                                 const std::vector<bool>& wanted) {
-  static const auto op = find<RowSignatures::SoftmaxBackward>("softmax_dropout_backward");
+  static const auto op = find<RowBackward::Softmax>("softmax_dropout_backward");
   const auto& [input, attn_mask, maximum, inverse, state, p_tensor] = saved;
   variable_list out(wanted.size());
   if (!grads[0].defined()) return out;
@@ -175,105 +175,111 @@ variable_list softmax_gradients(const variable_list& grads, const Node::Tensors&
 }
 
 Tensor or_none(const OptionalTensor& x) { return x.value_or(Tensor()); }
+const Tensor& or_none(const Tensor& x) { return x; }
 
-std::tuple<Tensor, Rows> norm_chain(bool centred, const Tensor& input, const Tensor& residual, const Tensor& state,
-                                    const OwnedRowMap& map) {
+// The normed sum and the sum as a chain of PyTorch's operations.
+Tensors<2> norm_chain(bool centred, at::ArrayRef<Tensor> inputs, const Tensor& state, const OwnedRowMap& map) {
   static const auto op = find<Signatures<2>::Apply>("dropout_add_apply");
+  const Tensor &input = inputs[0], &residual = inputs[1];
   const Tensor sum = drops_none(map.p, map.p_tensor) ? residual + input
                                                      : op.call(input, residual, state, map.p, map.p_tensor, map.gain,
                                                                map.strides(), map.mask_base, std::nullopt);
-  return {sum, Rows(sum, centred, map.constant)};
+  const OptionalTensor bias = inputs.size() > 3 ? optional(inputs[3]) : std::nullopt;
+  return {normed_chain(Rows(sum, centred, map.constant), sum, optional(inputs[2]), bias), sum};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm(c10::DispatchKeySet keys, const Tensor& input,
-                                                      const Tensor& residual, const OptionalTensor& weight,
-                                                      const OptionalTensor& bias, const Tensor& state, double p,
-                                                      double eps, const OptionalTensor& p_tensor, int64_t gain,
-                                                      MaskStrides mask_strides, c10::SymInt mask_base) {
-  static const auto op = find<RowSignatures::LayerNorm>("dropout_add_layer_norm_apply");
-  check_p("dropout_add_layer_norm", p_tensor);
-  const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
-  const Tensor inputs[] = {input, residual, or_none(weight), or_none(bias)};
-  if (any_tangent(inputs)) {
-    const auto [sum, rows] = norm_chain(true, input, residual, state, map);
-    return {normed_chain(rows, sum, weight, bias), sum, rows.mean.detach().squeeze(-1), rows.rstd.detach().squeeze(-1)};
+// What the operations differ in. Inputs are undefined where there is none; behind the results in `y` a state may
+// follow. `chain` puts what is to be differentiated in their place, `record` attaches the node.
+template <bool kCentred>
+struct NormRules {
+  template <class Y>
+  static void chain(Y& y, at::ArrayRef<Tensor> inputs, const Tensor& state, const OwnedRowMap& map) {
+    std::tie(std::get<0>(y), std::get<1>(y)) = norm_chain(kCentred, inputs, state, map);
   }
-  const RowsNode node = node_for<Node>(inputs);
-  auto y = [&] {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    return op.redispatch(keys & c10::after_autograd_keyset, input, residual, weight, bias, state, p, eps, p_tensor,
-                         gain, mask_strides, mask_base);
-  }();
-  if (node) {
-    torch::autograd::set_history(variable_list{std::get<0>(y), std::get<1>(y)}, node);
-    node->save(&norm_gradients<true>,
-               {std::get<1>(y), or_none(weight), std::get<2>(y), std::get<3>(y), state, or_none(p_tensor)},
-               map.numbers(),
+  template <class Y>
+  static void record(const Y& y, at::ArrayRef<Tensor> inputs, const Tensor& state, const RowsNode& node,
+                     const OwnedRowMap& map) {
+    const Tensor &normed = std::get<0>(y), &sum = std::get<1>(y), &rstd = std::get<kCentred ? 3 : 2>(y);
+    const Tensor mean = kCentred ? std::get<2>(y) : Tensor();
+    torch::autograd::set_history(variable_list{normed, sum}, node);
+    node->save(&norm_gradients<kCentred>, {sum, inputs[2], mean, rstd, state, or_none(map.p_tensor)}, map.numbers(),
                /*first_is_output=*/true);
   }
-  return y;
-}
+};
 
-std::tuple<Tensor, Tensor, Tensor> rms_norm(c10::DispatchKeySet keys, const Tensor& input, const Tensor& residual,
-                                            const OptionalTensor& weight, const Tensor& state, double p, double eps,
-                                            const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
-                                            c10::SymInt mask_base) {
-  static const auto op = find<RowSignatures::RmsNorm>("dropout_add_rms_norm_apply");
-  check_p("dropout_add_rms_norm", p_tensor);
-  const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
-  const Tensor inputs[] = {input, residual, or_none(weight)};
-  if (any_tangent(inputs)) {
-    const auto [sum, rows] = norm_chain(false, input, residual, state, map);
-    return {normed_chain(rows, sum, weight, std::nullopt), sum, rows.rstd.detach().squeeze(-1)};
+struct SoftmaxRules {
+  template <class Y>
+  static void chain(Y& y, at::ArrayRef<Tensor> inputs, const Tensor& state, const OwnedRowMap& map) {
+    const Tensor softmax = softmax_chain(inputs[0], optional(inputs[1]), map.constant);
+    std::get<0>(y) = map.dropped(softmax.to(inputs[0].scalar_type()), state);
   }
-  const RowsNode node = node_for<Node>(inputs);
-  auto y = [&] {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    return op.redispatch(keys & c10::after_autograd_keyset, input, residual, weight, state, p, eps, p_tensor, gain,
-                         mask_strides, mask_base);
-  }();
-  if (node) {
-    torch::autograd::set_history(variable_list{std::get<0>(y), std::get<1>(y)}, node);
-    node->save(&norm_gradients<false>,
-               {std::get<1>(y), or_none(weight), Tensor(), std::get<2>(y), state, or_none(p_tensor)}, map.numbers(),
-               /*first_is_output=*/true);
-  }
-  return y;
-}
-
-std::tuple<Tensor, Tensor, Tensor> softmax(c10::DispatchKeySet keys, const Tensor& input,
-                                           const OptionalTensor& attn_mask, const Tensor& state, double p,
-                                           double softmax_scale, const OptionalTensor& p_tensor, int64_t gain,
-                                           MaskStrides mask_strides, c10::SymInt mask_base) {
-  static const auto op = find<RowSignatures::Softmax>("softmax_dropout_apply");
-  check_p("softmax_dropout", p_tensor);
-  const OwnedRowMap map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
-  const Tensor inputs[] = {input, or_none(attn_mask)};
-  const bool tangent = any_tangent(inputs);
-  const RowsNode node = tangent ? nullptr : node_for<Node>(inputs);
-  auto y = [&] {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    return op.redispatch(keys & c10::after_autograd_keyset, input, attn_mask, state, p, softmax_scale, p_tensor, gain,
-                         mask_strides, mask_base);
-  }();
-  if (tangent) {
-    std::get<0>(y) = map.dropped(softmax_chain(input, attn_mask, softmax_scale).to(input.scalar_type()), state);
-  } else if (node) {
+  template <class Y>
+  static void record(const Y& y, at::ArrayRef<Tensor> inputs, const Tensor& state, const RowsNode& node,
+                     const OwnedRowMap& map) {
     torch::autograd::set_history(std::get<0>(y), node);
-    node->save(&softmax_gradients,
-               {input, or_none(attn_mask), std::get<1>(y), std::get<2>(y), state, or_none(p_tensor)}, map.numbers());
+    node->save(&softmax_gradients, {inputs[0], inputs[1], std::get<1>(y), std::get<2>(y), state, or_none(map.p_tensor)},
+               map.numbers());
   }
-  return y;
+};
+
+template <class Operation, class Rules, class = typename Operation::Operands>
+struct Autograd;
+
+template <class Operation, class Rules, class... X>
+struct Autograd<Operation, Rules, std::tuple<X...>> {
+  static constexpr size_t kResults = Operation::kResults;
+  using Signatures = RowSignatures<Operation>;
+
+  template <class Y>
+  static void record(Y& y, at::ArrayRef<Tensor> inputs, const Tensor& state, const OwnedRowMap& map) {
+    if (any_tangent(inputs)) return Rules::chain(y, inputs, state, map);
+    if (const RowsNode node = node_for<Node>(inputs)) Rules::record(y, inputs, state, node, map);
+  }
+
+  static Tensors<kResults> apply(c10::DispatchKeySet keys, X... x, const Tensor& state, double p, double constant,
+                                 const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                                 c10::SymInt mask_base) {
+    static const auto op = find<typename Signatures::Apply>(std::string(Operation::kName) + "_apply");
+    check_p(Operation::kName, p_tensor);
+    auto y = [&] {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      return op.redispatch(keys & c10::after_autograd_keyset, x..., state, p, constant, p_tensor, gain, mask_strides,
+                           mask_base);
+    }();
+    record(y, {or_none(x)...}, state, OwnedRowMap(RowMap{p, constant, p_tensor, gain, mask_strides, mask_base}));
+    return y;
+  }
+
+  static Tensors<kResults + 1> random(c10::DispatchKeySet keys, X... x, double p, double constant,
+                                      const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                                      c10::SymInt mask_base, OptionalGenerator generator,
+                                      const OptionalTensor& call_id) {
+    static const auto op = find<typename Signatures::Random>(Operation::kName);
+    check_p(Operation::kName, p_tensor);
+    auto y = [&] {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      return op.redispatch(keys & c10::after_autograd_keyset, x..., p, constant, p_tensor, gain, mask_strides,
+                           mask_base, std::move(generator), call_id);
+    }();
+    record(y, {or_none(x)...}, std::get<kResults>(y),
+           OwnedRowMap(RowMap{p, constant, p_tensor, gain, mask_strides, mask_base}));
+    return y;
+  }
+};
+
+template <class Operation, class Rules>
+void register_forms(torch::Library& m) {
+  const std::string name = Operation::kName;
+  m.impl(name.c_str(), &Autograd<Operation, Rules>::random);
+  m.impl((name + "_apply").c_str(), &Autograd<Operation, Rules>::apply);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_backward(c10::DispatchKeySet keys, const Tensor& grad_normed,
-                                                               const OptionalTensor& grad_sum, const Tensor& sum,
-                                                               const OptionalTensor& weight, const Tensor& mean,
-                                                               const Tensor& rstd, const Tensor& state, double p,
-                                                               double eps, std::array<bool, 4> wanted,
-                                                               const OptionalTensor& p_tensor, int64_t gain,
-                                                               MaskStrides mask_strides, c10::SymInt mask_base) {
-  static const auto op = find<RowSignatures::LayerNormBackward>("dropout_add_layer_norm_backward");
+Tensors<4> layer_norm_backward(c10::DispatchKeySet keys, const Tensor& grad_normed, const OptionalTensor& grad_sum,
+                               const Tensor& sum, const OptionalTensor& weight, const Tensor& mean, const Tensor& rstd,
+                               const Tensor& state, double p, double eps, std::array<bool, 4> wanted,
+                               const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                               c10::SymInt mask_base) {
+  static const auto op = find<RowBackward::LayerNorm>("dropout_add_layer_norm_backward");
   if (differentiated({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
     const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
     const variable_list g = norm_backward_chain(true, grad_normed, grad_sum, sum, weight, state, map, wanted);
@@ -284,13 +290,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_backward(c10::DispatchKeyS
                        wanted, p_tensor, gain, mask_strides, mask_base);
 }
 
-std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(c10::DispatchKeySet keys, const Tensor& grad_normed,
-                                                     const OptionalTensor& grad_sum, const Tensor& sum,
-                                                     const OptionalTensor& weight, const Tensor& rstd,
-                                                     const Tensor& state, double p, double eps,
-                                                     std::array<bool, 3> wanted, const OptionalTensor& p_tensor,
-                                                     int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
-  static const auto op = find<RowSignatures::RmsNormBackward>("dropout_add_rms_norm_backward");
+Tensors<3> rms_norm_backward(c10::DispatchKeySet keys, const Tensor& grad_normed, const OptionalTensor& grad_sum,
+                             const Tensor& sum, const OptionalTensor& weight, const Tensor& rstd, const Tensor& state,
+                             double p, double eps, std::array<bool, 3> wanted, const OptionalTensor& p_tensor,
+                             int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
+  static const auto op = find<RowBackward::RmsNorm>("dropout_add_rms_norm_backward");
   if (differentiated({grad_normed, or_none(grad_sum), sum, or_none(weight)})) {
     const OwnedRowMap map(RowMap{p, eps, p_tensor, gain, mask_strides, mask_base});
     const variable_list g = norm_backward_chain(false, grad_normed, grad_sum, sum, weight, state, map, wanted);
@@ -301,12 +305,12 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(c10::DispatchKeySet keys, c
                        wanted, p_tensor, gain, mask_strides, mask_base);
 }
 
-std::tuple<Tensor, Tensor> softmax_backward(c10::DispatchKeySet keys, const Tensor& grad_output, const Tensor& input,
-                                            const OptionalTensor& attn_mask, const Tensor& maximum,
-                                            const Tensor& inverse, const Tensor& state, double p, double softmax_scale,
-                                            std::array<bool, 2> wanted, const OptionalTensor& p_tensor, int64_t gain,
-                                            MaskStrides mask_strides, c10::SymInt mask_base) {
-  static const auto op = find<RowSignatures::SoftmaxBackward>("softmax_dropout_backward");
+Tensors<2> softmax_backward(c10::DispatchKeySet keys, const Tensor& grad_output, const Tensor& input,
+                            const OptionalTensor& attn_mask, const Tensor& maximum, const Tensor& inverse,
+                            const Tensor& state, double p, double softmax_scale, std::array<bool, 2> wanted,
+                            const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                            c10::SymInt mask_base) {
+  static const auto op = find<RowBackward::Softmax>("softmax_dropout_backward");
   if (differentiated({grad_output, input, or_none(attn_mask)})) {
     const OwnedRowMap map(RowMap{p, softmax_scale, p_tensor, gain, mask_strides, mask_base});
     const variable_list g = softmax_backward_chain(grad_output, input, attn_mask, state, map);
@@ -320,11 +324,11 @@ std::tuple<Tensor, Tensor> softmax_backward(c10::DispatchKeySet keys, const Tens
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
-  m.impl("dropout_add_layer_norm_apply", &layer_norm);
+  register_forms<LayerNormCall, NormRules<true>>(m);
+  register_forms<RmsNormCall, NormRules<false>>(m);
+  register_forms<SoftmaxCall, SoftmaxRules>(m);
   m.impl("dropout_add_layer_norm_backward", &layer_norm_backward);
-  m.impl("dropout_add_rms_norm_apply", &rms_norm);
   m.impl("dropout_add_rms_norm_backward", &rms_norm_backward);
-  m.impl("softmax_dropout_apply", &softmax);
   m.impl("softmax_dropout_backward", &softmax_backward);
 }
 

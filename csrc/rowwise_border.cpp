@@ -7,8 +7,6 @@
 
 namespace fused_dropout {
 
-bool drops_none(double p, const OptionalTensor& p_tensor) { return !p_tensor && drop_below(p) == 0; }
-
 namespace {
 
 void check_same(const char* name, const char* what, const Tensor& x, const Tensor& other) {
@@ -85,8 +83,7 @@ OptionalTensor mask_of_rows(const Tensor& input, const OptionalTensor& attn_mask
   return mask.expand(input.sizes());
 }
 
-RowArgs row_args(const Tensor& input, const Tensor& state, const RowMap& map, const OptionalTensor& p,
-                 const OptionalTensor& attn_mask) {
+RowArgs row_args(const Tensor& input, const RowMap& map, const OptionalTensor& p, const OptionalTensor& attn_mask) {
   RowArgs args;
   const int last = static_cast<int>(input.dim()) - 1;
   std::array<int64_t, kMaxDims> row_strides, attn_strides;
@@ -116,7 +113,6 @@ RowArgs row_args(const Tensor& input, const Tensor& state, const RowMap& map, co
   }
   args.masked = !drops_none(map.p, map.p_tensor);
   args.constant = map.constant;
-  args.state = state_source(state);
   args.p.value = Probability::of(map.p);
   args.p.p_ptr = p ? p->const_data_ptr<double>() : nullptr;
   args.gain = static_cast<Gain>(map.gain);

@@ -2,11 +2,13 @@
 //
 // A backend is
 //   Tensor new_output(const Tensor& like)
+//   draw, make_state   as in elementwise_ops.h
 //   int64_t rows_in_part(rows, features, columns)   that are worked on together, from the shape alone; `columns` where
 //     their sums are wanted, which are made of each part first
 //   void run(RowOperation, DType, const RowArgs&)
 //   void sum_of_parts(DType, parts, count, features, sum)   adds up rows of sums, in their order
-// kMeta computes shapes only. Every check is made before anything is written; nothing here draws a state.
+// kMeta computes shapes only. Outputs are allocated and every check is made before a state is drawn; only the buffers of
+// the CPU's loops may still fail then.
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -14,10 +16,20 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
+#include <string>
+#include <tuple>
+
 #include "rowwise_border.h"
 #include "sum_of_parts.h"
 
 namespace fused_dropout {
+
+// A state that is given, or, where there is a generator to ask, room for one that is drawn when nothing but the kernel
+// is left to do.
+struct RowState {
+  const Tensor& words;
+  const OptionalGenerator* generator = nullptr;
+};
 
 template <class Backend>
 struct RowCalls {
@@ -43,17 +55,29 @@ struct RowCalls {
   static Tensor contiguous(const Tensor& x) { return Backend::kMeta ? x : x.contiguous(); }
   static OptionalTensor contiguous(const OptionalTensor& x) { return x ? OptionalTensor(contiguous(*x)) : x; }
 
+  // The source of the kernel's state, and where the kernel leaves it.
+  static StateSource source(const RowState& state, int64_t*& state_out) {
+    if (state.generator == nullptr) return state_source(state.words);
+    state_out = state.words.mutable_data_ptr<int64_t>();
+    return Backend::draw(*state.generator, state_out);
+  }
+
   // `operands` sets the pointers of what is read and written.
   template <class Operands>
-  static void run(RowOperation operation, const Tensor& input, const Tensor& state, const RowMap& map,
+  static void run(RowOperation operation, const Tensor& input, const RowState& state, const RowMap& map,
                   const OptionalTensor& attn_mask, const Operands& operands) {
     if constexpr (!Backend::kMeta) {
-      if (input.numel() == 0) return;
+      int64_t* state_out = nullptr;
+      if (input.numel() == 0) {
+        if (state.generator) Backend::make_state(state.words, source(state, state_out));
+        return;
+      }
       const OptionalTensor p = device_p(map.p_tensor), mask = mask_of_rows(input, attn_mask);
-      const Tensor state_in_order = state.contiguous();
-      RowArgs args = row_args(input, state_in_order, map, p, mask);
+      RowArgs args = row_args(input, map, p, mask);
       operands(args);
       args.rows_in_part = Backend::rows_in_part(args.rows, args.features, args.column[0] || args.column[1]);
+      // What drops nothing reads no state: evaluation passes one that nobody has written.
+      if (args.masked || state.generator) args.state = source(state, args.state_out);
       Backend::run(operation, kernel_dtype(input.scalar_type()), args);
     }
   }
@@ -62,8 +86,9 @@ struct RowCalls {
     Tensor normed, sum, mean, rstd;
   };
   static Normed norm(const char* name, bool centred, const Tensor& input, const Tensor& residual,
-                     const OptionalTensor& weight, const OptionalTensor& bias, const Tensor& state, const RowMap& map) {
-    check_rows(name, input, state, map);
+                     const OptionalTensor& weight, const OptionalTensor& bias, const RowState& state,
+                     const RowMap& map) {
+    check_rows(name, input, state.words, map);
     check_beside(name, input, residual);
     check_column(name, "weight", input, weight);
     check_column(name, "bias", input, bias);
@@ -114,7 +139,7 @@ struct RowCalls {
       for (int j = 0; j < 2; ++j) {
         if (wanted[2 + j]) columns[j] = at::empty({parts, s.size(-1)}, inverse.options());
       }
-      run(centred ? RowOperation::kLayerNormBackward : RowOperation::kRmsNormBackward, s, state, map, std::nullopt,
+      run(centred ? RowOperation::kLayerNormBackward : RowOperation::kRmsNormBackward, s, {state}, map, std::nullopt,
           [&](RowArgs& args) {
             args.input[0] = g.const_data_ptr();
             args.input[1] = s.const_data_ptr();
@@ -132,54 +157,42 @@ struct RowCalls {
     return grads;
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm(const Tensor& input, const Tensor& residual,
-                                                               const OptionalTensor& weight, const OptionalTensor& bias,
-                                                               const Tensor& state, double p, double eps,
-                                                               const OptionalTensor& p_tensor, int64_t gain,
-                                                               MaskStrides mask_strides, c10::SymInt mask_base) {
-    Normed y = norm("dropout_add_layer_norm", true, input, residual, weight, bias, state,
-                    {p, eps, p_tensor, gain, mask_strides, mask_base});
+  static Tensors<4> call(LayerNormCall of, const Tensor& input, const Tensor& residual, const OptionalTensor& weight,
+                         const OptionalTensor& bias, const RowState& state, const RowMap& map) {
+    Normed y = norm(of.kName, true, input, residual, weight, bias, state, map);
     return {y.normed, y.sum, y.mean, y.rstd};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor> rms_norm(const Tensor& input, const Tensor& residual,
-                                                     const OptionalTensor& weight, const Tensor& state, double p,
-                                                     double eps, const OptionalTensor& p_tensor, int64_t gain,
-                                                     MaskStrides mask_strides, c10::SymInt mask_base) {
-    Normed y = norm("dropout_add_rms_norm", false, input, residual, weight, std::nullopt, state,
-                    {p, eps, p_tensor, gain, mask_strides, mask_base});
+  static Tensors<3> call(RmsNormCall of, const Tensor& input, const Tensor& residual, const OptionalTensor& weight,
+                         const RowState& state, const RowMap& map) {
+    Normed y = norm(of.kName, false, input, residual, weight, std::nullopt, state, map);
     return {y.normed, y.sum, y.rstd};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_backward(
-      const Tensor& grad_normed, const OptionalTensor& grad_sum, const Tensor& sum, const OptionalTensor& weight,
-      const Tensor& mean, const Tensor& rstd, const Tensor& state, double p, double eps, std::array<bool, 4> wanted,
-      const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
-    NormGradients g = norm_backward("dropout_add_layer_norm", true, grad_normed, grad_sum, sum, weight, mean, rstd,
-                                    state, {p, eps, p_tensor, gain, mask_strides, mask_base}, wanted);
+  static Tensors<4> layer_norm_backward(const Tensor& grad_normed, const OptionalTensor& grad_sum, const Tensor& sum,
+                                        const OptionalTensor& weight, const Tensor& mean, const Tensor& rstd,
+                                        const Tensor& state, double p, double eps, std::array<bool, 4> wanted,
+                                        const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                                        c10::SymInt mask_base) {
+    NormGradients g = norm_backward(LayerNormCall::kName, true, grad_normed, grad_sum, sum, weight, mean, rstd, state,
+                                    {p, eps, p_tensor, gain, mask_strides, mask_base}, wanted);
     return {g.input, g.residual, g.weight, g.bias};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(const Tensor& grad_normed, const OptionalTensor& grad_sum,
-                                                              const Tensor& sum, const OptionalTensor& weight,
-                                                              const Tensor& rstd, const Tensor& state, double p,
-                                                              double eps, std::array<bool, 3> wanted,
-                                                              const OptionalTensor& p_tensor, int64_t gain,
-                                                              MaskStrides mask_strides, c10::SymInt mask_base) {
+  static Tensors<3> rms_norm_backward(const Tensor& grad_normed, const OptionalTensor& grad_sum, const Tensor& sum,
+                                      const OptionalTensor& weight, const Tensor& rstd, const Tensor& state, double p,
+                                      double eps, std::array<bool, 3> wanted, const OptionalTensor& p_tensor,
+                                      int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
     NormGradients g =
-        norm_backward("dropout_add_rms_norm", false, grad_normed, grad_sum, sum, weight, Tensor(), rstd, state,
+        norm_backward(RmsNormCall::kName, false, grad_normed, grad_sum, sum, weight, Tensor(), rstd, state,
                       {p, eps, p_tensor, gain, mask_strides, mask_base}, {wanted[0], wanted[1], wanted[2], false});
     return {g.input, g.residual, g.weight};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor> softmax(const Tensor& input, const OptionalTensor& attn_mask,
-                                                    const Tensor& state, double p, double softmax_scale,
-                                                    const OptionalTensor& p_tensor, int64_t gain,
-                                                    MaskStrides mask_strides, c10::SymInt mask_base) {
-    const char* const name = "softmax_dropout";
-    const RowMap map{p, softmax_scale, p_tensor, gain, mask_strides, mask_base};
-    check_rows(name, input, state, map);
-    check_attn_mask(name, input, attn_mask);
+  static Tensors<3> call(SoftmaxCall of, const Tensor& input, const OptionalTensor& attn_mask, const RowState& state,
+                         const RowMap& map) {
+    check_rows(of.kName, input, state.words, map);
+    check_attn_mask(of.kName, input, attn_mask);
     const c10::DeviceGuard guard(input.device());
     const Tensor x = contiguous(input);
     Tensor output = new_output(x), maximum = new_statistic(x), inverse = new_statistic(x);
@@ -192,13 +205,11 @@ struct RowCalls {
     return {output, maximum, inverse};
   }
 
-  static std::tuple<Tensor, Tensor> softmax_backward(const Tensor& grad_output, const Tensor& input,
-                                                     const OptionalTensor& attn_mask, const Tensor& maximum,
-                                                     const Tensor& inverse, const Tensor& state, double p,
-                                                     double softmax_scale, std::array<bool, 2> wanted,
-                                                     const OptionalTensor& p_tensor, int64_t gain,
-                                                     MaskStrides mask_strides, c10::SymInt mask_base) {
-    const char* const name = "softmax_dropout";
+  static Tensors<2> softmax_backward(const Tensor& grad_output, const Tensor& input, const OptionalTensor& attn_mask,
+                                     const Tensor& maximum, const Tensor& inverse, const Tensor& state, double p,
+                                     double softmax_scale, std::array<bool, 2> wanted, const OptionalTensor& p_tensor,
+                                     int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base) {
+    const char* const name = SoftmaxCall::kName;
     const RowMap map{p, softmax_scale, p_tensor, gain, mask_strides, mask_base};
     check_rows(name, input, state, map);
     check_beside(name, input, grad_output);
@@ -209,7 +220,7 @@ struct RowCalls {
     const Tensor x = contiguous(input), g = contiguous(grad_output);
     const Tensor shift = contiguous(maximum), factor = contiguous(inverse);
     Tensor grad_input = wanted[0] ? new_output(x) : Tensor(), grad_scores = wanted[1] ? new_output(x) : Tensor();
-    run(RowOperation::kSoftmaxBackward, x, state, map, attn_mask, [&](RowArgs& args) {
+    run(RowOperation::kSoftmaxBackward, x, {state}, map, attn_mask, [&](RowArgs& args) {
       args.input[0] = x.const_data_ptr();
       args.input[1] = g.const_data_ptr();
       args.output = data(grad_scores);
@@ -221,14 +232,43 @@ struct RowCalls {
   }
 };
 
+// The forward direction as the dispatcher knows it.
+template <class Backend, class Operation, class = typename Operation::Operands>
+struct RowForms;
+
+template <class Backend, class Operation, class... X>
+struct RowForms<Backend, Operation, std::tuple<X...>> {
+  static Tensors<Operation::kResults> apply(X... x, const Tensor& state, double p, double constant,
+                                            const OptionalTensor& p_tensor, int64_t gain, MaskStrides mask_strides,
+                                            c10::SymInt mask_base) {
+    return RowCalls<Backend>::call(Operation(), x..., {state}, {p, constant, p_tensor, gain, mask_strides, mask_base});
+  }
+
+  static Tensors<Operation::kResults + 1> random(X... x, double p, double constant, const OptionalTensor& p_tensor,
+                                                 int64_t gain, MaskStrides mask_strides, c10::SymInt mask_base,
+                                                 OptionalGenerator generator, const OptionalTensor&) {
+    const Tensor state = new_state(std::get<0>(std::tie(x...)));
+    return std::tuple_cat(RowCalls<Backend>::call(Operation(), x..., {state, &generator},
+                                                  {p, constant, p_tensor, gain, mask_strides, mask_base}),
+                          std::tuple(state));
+  }
+};
+
+template <class Backend, class Operation>
+void register_forms(torch::Library& m) {
+  const std::string name = Operation::kName;
+  m.impl(name.c_str(), &RowForms<Backend, Operation>::random);
+  m.impl((name + "_apply").c_str(), &RowForms<Backend, Operation>::apply);
+}
+
 template <class Backend>
 void register_row_operations(torch::Library& m) {
   using Calls = RowCalls<Backend>;
-  m.impl("dropout_add_layer_norm_apply", &Calls::layer_norm);
+  register_forms<Backend, LayerNormCall>(m);
+  register_forms<Backend, RmsNormCall>(m);
+  register_forms<Backend, SoftmaxCall>(m);
   m.impl("dropout_add_layer_norm_backward", &Calls::layer_norm_backward);
-  m.impl("dropout_add_rms_norm_apply", &Calls::rms_norm);
   m.impl("dropout_add_rms_norm_backward", &Calls::rms_norm_backward);
-  m.impl("softmax_dropout_apply", &Calls::softmax);
   m.impl("softmax_dropout_backward", &Calls::softmax_backward);
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._extension import ops
 from ._transforms import check_captured
 from .reference import GAIN_ONE, GAIN_UPSCALE, broadcasts, compute, dropped, kept
-from .rng import Rng, as_state, check_generator, given_words, probability
+from .rng import Rng, as_state, check_generator, given_words, probability, unread_state
 
 GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
 PER = ("row", "batch")
@@ -103,10 +103,12 @@ def check_like(name: str, argument: str, tensor: Any, input: Tensor) -> None:
 def widened(input: Tensor, *others: Any) -> tuple[Any, ...]:
     """Under autocast all in the widest of their dtypes, as PyTorch's own operations of several tensors are there; else,
     and whatever is no floating-point tensor, as they are."""
-    tensors = [t for t in (input, *others) if isinstance(t, Tensor) and t.is_floating_point()]
-    if all(t.dtype == input.dtype for t in tensors) or not autocasts(input):
+    if not autocasts(input):
         return (input, *others)
-    dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors))
+    dtypes = {t.dtype for t in (input, *others) if isinstance(t, Tensor) and t.is_floating_point()}
+    if len(dtypes) < 2:
+        return (input, *others)
+    dtype = functools.reduce(torch.promote_types, dtypes)
     return tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in (input, *others))
 
 
@@ -257,7 +259,7 @@ def one_pass(
     """The operation's output; in evaluation too, without a mask, so that it stays one pass over memory."""
     if training and p[0] != 0:
         return call(name, inputs, p, GAIN_UPSCALE, None, False, generator, rng)[0]
-    return call(name, inputs, (0.0, None), GAIN_UPSCALE, None, False, None, (0, 0))[0]
+    return call(name, inputs, (0.0, None), GAIN_UPSCALE, None, False, None, unread_state(inputs[0].device))[0]
 
 
 def shared(
@@ -297,16 +299,20 @@ def _traced(
             return inputs[0], state
         output = getattr(ops, f"{name}_apply")(*inputs, state, p, **options)
     else:
-        if generator is not None:
-            raise RuntimeError(
-                f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
-                "fused_dropout.draw(generator=...) and pass the state as rng"
-            )
+        check_traced(name, generator)
         options["call_id"] = call_id(inputs[0])
         if inplace:
             return inputs[0], getattr(ops, f"{name}_")(*inputs, p, **options)
         output, state = getattr(ops, name)(*inputs, p, **options)
     return output, state
+
+
+def check_traced(name: str, generator: torch.Generator | None) -> None:
+    if generator is not None:
+        raise RuntimeError(
+            f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
+            "fused_dropout.draw(generator=...) and pass the state as rng"
+        )
 
 
 def call_id(x: Tensor) -> Tensor:

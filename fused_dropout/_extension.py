@@ -28,19 +28,13 @@ OF_STATES = ("draw", "make_state", "keep_mask", "normal_noise")  # the operation
 BACKWARD = [f"{name}_backward" for name in reference.CHAINS if hasattr(reference, f"{name}_backward")]
 # Operations that also sum their output over its rows, and what they do otherwise.
 SUMMED = {f"{name.removesuffix('_apply')}_and_sum": name for name in reference.SUMMED}
-# Operations on rows, of several results.
-ROWS = [
-    f"{name}{form}"
-    for name in ("dropout_add_layer_norm", "dropout_add_rms_norm", "softmax_dropout")
-    for form in ("_apply", "_backward")
-]
 NAMES = [
     *(f"{name}{form}" for name in IN_PLACE for form in ("", "_", "_apply", "_apply_")),
     *(f"{name}{form}" for name in INPUTS for form in ("", "_apply")),
     "dropped_apply",
     *BACKWARD,
     *SUMMED,
-    *ROWS,
+    *(f"{name}{form}" for name in reference.ROWS for form in ("", "_apply", "_backward")),
     *OF_STATES,
 ]
 

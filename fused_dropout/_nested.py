@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._extension import NAMES, OF_STATES, ROWS, extension, inputs_of, stem
+from ._extension import NAMES, OF_STATES, extension, inputs_of, stem
+from .reference import ROWS
 
 try:
     from torch.nested._internal.nested_tensor import NestedTensor
@@ -59,7 +60,7 @@ def nested_like(x: Any, values: Tensor) -> Tensor:
 def register() -> None:
     for name in set(NAMES).difference(OF_STATES):
         torch.library.register_torch_dispatch(
-            f"fused_dropout::{name}", NestedTensor, refused if name in ROWS else on_values
+            f"fused_dropout::{name}", NestedTensor, refused if stem(name) in ROWS else on_values
         )
 
 

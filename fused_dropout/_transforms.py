@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._extension import NAMES, OF_STATES, ROWS, SUMMED, extension, inputs_of, is_pure
-from .reference import and_sum, check, row_major
+from ._extension import NAMES, OF_STATES, SUMMED, extension, inputs_of, is_pure, stem
+from .reference import ROWS, and_sum, check, check_operands, row_major
 
 try:
     from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
@@ -161,11 +161,29 @@ def by_sample(name: str) -> Callable[..., Any]:
     return rule
 
 
+def drawing_by_sample(name: str) -> Callable[..., Any]:
+    """The rule of an operation on rows that draws: a state, then the operation that is given it."""
+    op = getattr(torch.ops.fused_dropout, f"{name}_apply").default
+    count = len(ROWS[name])
+
+    def rule(*args: Any, generator: Any = None, call_id: Any = None, **options: Any) -> Any:
+        level = Level()
+        level.check_randomness()
+        with level.below():
+            operands = [level.unwrapped(x) for x in args[:count]]
+            p_tensor = level.unwrapped(options.get("p_tensor"))
+            check_operands(name, [x.sample(0) for x in operands], args[count], p_tensor.sample(0))
+            state = level.draw(operands[0].value, generator)
+        return *op(*args[:count], state, *args[count:], **options), state
+
+    return rule
+
+
 def random(name: str) -> Callable[..., Any]:
     """The rule of an operation that draws: a state, then the operation that is given it."""
-    stem = name.removesuffix("_")
-    in_place = name != stem
-    op = getattr(torch.ops.fused_dropout, f"{stem}_apply_" if in_place else f"{stem}_apply").default
+    form = name.removesuffix("_")
+    in_place = name != form
+    op = getattr(torch.ops.fused_dropout, f"{form}_apply_" if in_place else f"{form}_apply").default
     count = inputs_of(name)
 
     def rule(*args: Any, generator: Any = None, call_id: Any = None, **options: Any) -> Any:
@@ -179,7 +197,7 @@ def random(name: str) -> Callable[..., Any]:
                     "same randomness. If this is necessary for your usage, please call it out of place."
                 )
             p_tensor = level.unwrapped(options.get("p_tensor")).value
-            check(stem, samples(level, inputs), args[count], p_tensor)
+            check(form, samples(level, inputs), args[count], p_tensor)
             state = level.draw(inputs[0].value, generator)
             output = apply(level, op, inputs, state, *args[count:], **options)
             return state if in_place else (output, state)
@@ -221,6 +239,8 @@ def register() -> torch.library.Library:
     library = torch.library.Library("fused_dropout", "IMPL")
     for name in NAMES:
         if name in ROWS:
+            library.impl(name, drawing_by_sample(name), "FuncTorchVmapMode")
+        elif stem(name) in ROWS:
             library.impl(name, by_sample(name), "FuncTorchBatched")
         elif name in SUMMED:
             library.impl(name, summed(name), "FuncTorchBatched")

@@ -27,7 +27,7 @@ from ._calls import (
 )
 from ._extension import ops
 from .reference import GAIN_ALPHA, GAIN_ONE, GAIN_UPSCALE, row_major
-from .rng import Rng, giving_back, mask_strides, probability
+from .rng import Rng, giving_back, mask_strides, probability, unread_state
 
 
 def dropout(
@@ -490,7 +490,7 @@ def drop_block2d(
     block = [block_h, block_w, seeds_h, seeds_w]
     at_once = inplace and not with_noise  # two passes in place would leave the first alone where the second fails
     if inplace and with_noise:  # what may not be written is refused before a state is drawn
-        call("dropout", (x,), (0.0, None), GAIN_ONE, None, True, None, (0, 0))
+        call("dropout", (x,), (0.0, None), GAIN_ONE, None, True, None, unread_state(x.device))
     with giving_back(input.device, generator, rng):
         output, state = call("dropout", (x,), gamma, gain, strides, at_once, generator, rng, block)
         if with_noise:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import reference
-from ._calls import autocasts, check, check_flags, dispatch_modes, moved
+from ._calls import Probability, autocasts, call, check, check_flags, dispatch_modes, moved
 from ._extension import ops
 from ._transforms import transforming
 from .rng import Rng, as_state, draw, giving_back, probability
@@ -61,33 +61,46 @@ def dropout_linear(
     number, p_tensor = checked_p
     reference.check("dropout_linear", [input], number, p_tensor)
     with giving_back(input.device, generator, rng):
-        state = draw(input.device, generator) if rng is None else as_state(rng, input.device, "dropout_linear")
-        return _drawn_linear(input, weight, bias, state, number, p_tensor)
+        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            state = draw(input.device, generator) if rng is None else as_state(rng, input.device, "dropout_linear")
+            return _traced_linear(input, weight, bias, state, checked_p)
+        return _eager_linear(input, weight, bias, checked_p, generator, rng)
 
 
-def _drawn_linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, number: float, p_tensor: Tensor | None
-) -> Tensor:
-    device = input.device.type
-    cast = autocasts(input) and input.dtype != torch.float64
-    # Asked now: the backward pass runs without autocast.
-    dtype = torch.get_autocast_dtype(device) if cast else input.dtype
+def _autocast(input: Tensor) -> Callable[[Tensor], Tensor]:
+    """What becomes of a dropped input. Asked in the forward pass: the backward pass runs without autocast."""
+    if not autocasts(input) or input.dtype == torch.float64:
+        return lambda y: y
+    dtype = torch.get_autocast_dtype(input.device.type)
+    return lambda y: y.to(dtype)
 
-    def dropped(x: Tensor) -> Tensor:
-        y = ops.dropout_apply(x, state, number, p_tensor=p_tensor)
-        return y.to(dtype) if cast else y
+
+def _traced_linear(input: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, p: Probability) -> Tensor:
+    number, p_tensor = p
+    cast = _autocast(input)
 
     def whole(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(dropped(x), weight, bias)
+        return F.linear(cast(ops.dropout_apply(x, state, number, p_tensor=p_tensor)), weight, bias)
 
     if torch.compiler.is_exporting():
         return whole(input, weight, bias)
-    if torch.compiler.is_compiling():
-        return checkpoint(whole, input, weight, bias, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(whole, input, weight, bias, use_reentrant=False, preserve_rng_state=False)
+
+
+def _eager_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None, p: Probability, generator: torch.Generator | None, rng: Rng
+) -> Tensor:
+    number, p_tensor = p
+    cast = _autocast(input)
+    y, state = call("dropout", (input,), p, reference.GAIN_UPSCALE, None, False, generator, rng)
+    y = cast(y)
     if not (torch.is_grad_enabled() and weight.requires_grad) or not plain(input, weight):
-        return whole(input, weight, bias)
-    y = dropped(input)
-    hooks = Remade(y, lambda: dropped(input.detach()), [input, state] if p_tensor is None else [input, state, p_tensor])
+        return F.linear(y, weight, bias)
+
+    def again() -> Tensor:
+        return cast(ops.dropout_apply(input.detach(), state, number, p_tensor=p_tensor))
+
+    hooks = Remade(y, again, [input, state] if p_tensor is None else [input, state, p_tensor])
     with torch.autograd.graph.saved_tensors_hooks(hooks.pack, hooks.unpack):
         return F.linear(y, weight, bias)
 

@@ -590,6 +590,18 @@ def _drawing(name, apply, inputs=1):  # type: ignore[no-untyped-def]
     return operation
 
 
+def _drawing_rows(name, apply):  # type: ignore[no-untyped-def]
+    """The same of an operation on rows, which has several results."""
+    count = len(ROWS[name])
+
+    def operation(*args, generator=None, call_id=None, **kwargs):  # type: ignore[no-untyped-def]
+        check_operands(name, args[:count], args[count], kwargs.get("p_tensor"))
+        state = draw(args[0], generator=generator)
+        return *apply(*args[:count], state, *args[count:], **kwargs), state
+
+    return operation
+
+
 def _in_place(apply):  # type: ignore[no-untyped-def]
     def operation(self: Tensor, state: Tensor, p: float, **kwargs) -> None:  # type: ignore[no-untyped-def]
         _check_writable(self)
@@ -677,6 +689,14 @@ gaussian_dropout = _drawing("gaussian_dropout", gaussian_dropout_apply)
 gaussian_dropout_apply_ = _in_place(gaussian_dropout_apply)
 gaussian_dropout_ = _drawing_in_place("gaussian_dropout", gaussian_dropout_apply)
 zoneout = _drawing("zoneout", zoneout_apply, inputs=2)
+# Operations on rows, and the names of the tensors that they take.
+ROWS = {
+    "dropout_add_layer_norm": ("input", "residual", "weight", "bias"),
+    "dropout_add_rms_norm": ("input", "residual", "weight"),
+    "softmax_dropout": ("input", "attn_mask"),
+}
+for _name in ROWS:
+    globals()[_name] = _drawing_rows(_name, globals()[f"{_name}_apply"])
 for _name, (_chain, _count) in CHAINS.items():
     _apply = _chained_apply(_name, _chain, _count)
     globals().update({f"{_name}_apply": _apply, _name: _drawing(_name, _apply, _count)})
@@ -777,6 +797,13 @@ def check_rows(
                 f"{name}: expected {what} on the input's device {x.device}, but got one on {other.device}"
             )
     check(name, inputs, p, p_tensor, state)
+
+
+def check_operands(name: str, operands: Sequence[Any], p: float, p_tensor: Tensor | None) -> None:
+    """The same of a call's tensors, in the operation's order."""
+    others = dict(zip(ROWS[name], operands, strict=True))
+    inputs = [others.pop(key) for key in ("input", "residual") if key in others]
+    check_rows(name, inputs, p, p_tensor, **others)
 
 
 def broadcasts(bias: Tensor, x: Tensor) -> bool:

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._calls import check, check_like, check_number, widened
+from ._calls import Probability, call_id, check, check_like, check_number, check_traced, dispatch_modes, widened
 from ._extension import ops
-from .reference import check_rows
-from .rng import Rng, as_state, draw, giving_back
+from .reference import ROWS, check_operands
+from .rng import Rng, as_state, giving_back, unread_state
 
 
 def dropout_add_layer_norm(
@@ -52,12 +52,8 @@ def dropout_add_layer_norm(
     name = "dropout_add_layer_norm"
     checked_p = check(name, input, p, training, False, generator, rng)
     input, residual, weight, bias = widened(input, residual, weight, bias)
-    _check(name, (input, residual), checked_p, eps=eps, weight=weight, bias=bias)
-    with giving_back(input.device, generator, rng):
-        state, number, options = _state(name, input, checked_p, training, generator, rng)
-        normed, sum, *_ = ops.dropout_add_layer_norm_apply(
-            input, residual, weight, bias, state, number, float(eps), **options
-        )
+    check_number(name, "eps", eps)
+    normed, sum, *_ = _call(name, (input, residual, weight, bias), checked_p, float(eps), training, generator, rng)
     return normed, sum
 
 
@@ -84,10 +80,8 @@ def dropout_add_rms_norm(
     name = "dropout_add_rms_norm"
     checked_p = check(name, input, p, training, False, generator, rng)
     input, residual, weight = widened(input, residual, weight)
-    _check(name, (input, residual), checked_p, eps=eps, weight=weight)
-    with giving_back(input.device, generator, rng):
-        state, number, options = _state(name, input, checked_p, training, generator, rng)
-        normed, sum, _ = ops.dropout_add_rms_norm_apply(input, residual, weight, state, number, float(eps), **options)
+    check_number(name, "eps", eps)
+    normed, sum, *_ = _call(name, (input, residual, weight), checked_p, float(eps), training, generator, rng)
     return normed, sum
 
 
@@ -133,55 +127,63 @@ def softmax_dropout(
     """
     name = "softmax_dropout"
     checked_p = check(name, input, p, training, False, generator, rng)
-    if attn_mask is not None and not isinstance(attn_mask, Tensor):
-        raise TypeError(f"{name}(): argument 'attn_mask' must be a Tensor, not {type(attn_mask).__name__}")
     input, attn_mask = widened(input, attn_mask)
-    _check(name, (input,), checked_p, softmax_scale=softmax_scale, attn_mask=attn_mask)
-    with giving_back(input.device, generator, rng):
-        state, number, options = _state(name, input, checked_p, training, generator, rng)
-        return ops.softmax_dropout_apply(input, attn_mask, state, number, float(softmax_scale), **options)[0]
-
-
-def _check(
-    name: str,
-    inputs: tuple[Any, ...],
-    p: tuple[float, Tensor | None],
-    *,
-    eps: Any = 1.0,
-    softmax_scale: Any = 1.0,
-    **others: Any,
-) -> None:
-    """Before a state is drawn."""
-    check_number(name, "eps", eps)
     check_number(name, "softmax_scale", softmax_scale)
-    for argument, other in others.items():
-        if other is not None and not isinstance(other, Tensor):
-            raise TypeError(f"{name}(): argument '{argument}' must be a Tensor, not {type(other).__name__}")
-    if any(x.is_nested for x in (*inputs, *others.values()) if isinstance(x, Tensor)):
+    return _call(name, (input, attn_mask), checked_p, float(softmax_scale), training, generator, rng)[0]
+
+
+def _check(name: str, tensors: tuple[Any, ...], p: Probability) -> None:
+    """What the operation refuses, in more words than it has."""
+    for argument, x in zip(ROWS[name][1:], tensors[1:], strict=True):
+        if not isinstance(x, Tensor) and not (x is None and argument != "residual"):
+            raise TypeError(f"{name}(): argument '{argument}' must be a Tensor, not {type(x).__name__}")
+    if any(x.is_nested for x in tensors if x is not None):
         raise RuntimeError(f"{name}: expected dense tensors, but got a nested one; call it with values()")
-    for residual in inputs[1:]:
-        check_like(name, "residual", residual, inputs[0])
-    check_rows(name, inputs, *p, **others)
+    if ROWS[name][1] == "residual":
+        check_like(name, "residual", tensors[1], tensors[0])
+    check_operands(name, tensors, *p)
 
 
-def _state(
+def _call(
     name: str,
-    input: Tensor,
-    p: tuple[float, Tensor | None],
+    tensors: tuple[Any, ...],
+    p: Probability,
+    constant: float,
     training: bool,
     generator: torch.Generator | None,
     rng: Rng,
-) -> tuple[Tensor, float, dict[str, Tensor]]:
-    """The state, and p as a number or an option; where nothing is dropped a state that nobody reads."""
+) -> tuple[Tensor, ...]:
+    """The operation's results. It checks its tensors itself, before it draws; what it refuses is looked at again."""
+    try:
+        return _results(name, tensors, p, constant, training, generator, rng)
+    except (RuntimeError, TypeError, ValueError) as error:
+        refused = error
+    _check(name, tensors, p)
+    raise refused
+
+
+def _results(
+    name: str,
+    tensors: tuple[Any, ...],
+    p: Probability,
+    constant: float,
+    training: bool,
+    generator: torch.Generator | None,
+    rng: Rng,
+) -> tuple[Tensor, ...]:
     number, p_tensor = p
-    options = {} if p_tensor is None else {"p_tensor": p_tensor}
+    device = tensors[0].device
+    apply = getattr(ops, f"{name}_apply")
     if not training or (p_tensor is None and number == 0):
-        return as_state((0, 0), input.device, name), 0.0, {}
+        return apply(*tensors, unread_state(device), 0.0, constant)
+    options: dict[str, Any] = {} if p_tensor is None else {"p_tensor": p_tensor}
     if rng is not None:
-        return as_state(rng, input.device, name), number, options
-    if generator is not None and torch.compiler.is_compiling():
-        raise RuntimeError(
-            f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
-            "fused_dropout.draw(generator=...) and pass the state as rng"
-        )
-    return draw(input.device, generator), number, options
+        return apply(*tensors, as_state(rng, device, name), number, constant, **options)
+    if torch.compiler.is_compiling():
+        check_traced(name, generator)
+    elif generator is not None:
+        options["generator"] = generator
+    if torch.compiler.is_compiling() or dispatch_modes() > 0:
+        options["call_id"] = call_id(tensors[0])
+    with giving_back(device, generator, rng):  # the CPU's loops have buffers
+        return getattr(ops, name)(*tensors, number, constant, **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_dropout import build_info
 from fused_dropout._extension import extension
@@ -28,6 +29,21 @@ def moved(t: torch.Tensor, device: str) -> torch.Tensor:
         return t
     storage = t.new_empty(0).set_(t.untyped_storage())
     return storage.to(device).as_strided(t.shape, t.stride(), t.storage_offset())
+
+
+class Called(TorchDispatchMode):
+    """The names of the operations that run."""
+
+    def __enter__(self):
+        self.names = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name().removeprefix("fused_dropout::"))
+        return func(*args, **(kwargs or {}))
+
+    def ours(self) -> list[str]:
+        return [name for name in self.names if "::" not in name]
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, moved, using_instruction_set
+from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, Called, moved, using_instruction_set
 from test_values import assert_same_bits, state
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_dropout
 from fused_dropout import reference
@@ -93,18 +92,6 @@ def test_the_same_bits_for_every_instruction_set_and_thread_count(name, dtype, t
                     results.append(getattr(ops, name)(*tensors, state(), 0.3)[1])
         for each in results[1:]:
             assert_same_bits(each, results[0])
-
-
-class Called(TorchDispatchMode):
-    """The names of the operations that run."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.name().removeprefix("fused_dropout::"))
-        return func(*args, **(kwargs or {}))
-
-    def __enter__(self):
-        self.names = []
-        return super().__enter__()
 
 
 def function_of(name, bias_shape=(6,), **options):

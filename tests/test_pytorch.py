@@ -56,6 +56,9 @@ for name, (_, count) in reference.CHAINS.items():
     OPCHECKS[f"{name}_backward"] = [((grad, *saved, STATE, 0.5), {})]
 ROW, OF_ROWS = x_of(6), [torch.ones(4), torch.ones(4)]  # of a weight or a bias, and the statistics
 OPCHECKS |= {
+    "dropout_add_layer_norm": [((x_of(4, 6), x_of(4, 6), ROW, None, 0.5, 1e-5), {})],
+    "dropout_add_rms_norm": [((x_of(4, 6), x_of(4, 6), ROW, 1.0, 1e-5), {"p_tensor": P})],
+    "softmax_dropout": [((x_of(4, 6), ROW, 0.5, 0.5), {"mask_base": 7})],
     "dropout_add_layer_norm_apply": [((x_of(4, 6), x_of(4, 6), ROW, ROW, STATE, 0.5, 1e-5), {"mask_strides": [0, 1]})],
     "dropout_add_layer_norm_backward": [
         ((x_of(4, 6), None, x_of(4, 6), ROW, *OF_ROWS, STATE, 0.5, 1e-5, [True] * 4), {"p_tensor": P})

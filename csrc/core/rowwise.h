@@ -46,6 +46,7 @@ struct RowArgs {
   int64_t rows_in_part = 1;
   double constant = 0;  // eps, or the softmax's scale
   StateSource state;
+  int64_t* state_out = nullptr;  // as ElementwiseArgs has it
   ProbabilitySource p;
   Gain gain = Gain::kUpscale;
 

@@ -1,16 +1,15 @@
-// The elementwise operations on the CPU: a generator's state, and the loops over PyTorch's threads.
+// The elementwise operations on the CPU: the loops over PyTorch's threads.
 #include "elementwise.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
 
 #include "../elementwise_ops.h"
 #include "../new_output.h"
 #include "columns.h"
+#include "generator.h"
 #include "instruction_set.h"
 #include "long_rows.h"
 
@@ -22,24 +21,8 @@ constexpr int64_t kElementsPerThread = 32768;
 // Of less columns PyTorch's sum is the faster one: a second pass takes 0.7 to 1 times as long.
 constexpr int64_t kFewestColumns = 64;
 
-struct CpuBackend {
+struct CpuBackend : CpuStates {
   static Tensor new_output(const Tensor& like) { return new_cpu_output(like); }
-
-  // Two 64-bit draws in one hold of the lock, the second with its low two bits cleared.
-  static StateSource draw(const OptionalGenerator& generator, int64_t* state) {
-    auto* gen = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
-    const std::lock_guard<std::mutex> lock(gen->mutex_);
-    state[0] = static_cast<int64_t>(gen->random64());
-    state[1] = static_cast<int64_t>(gen->random64() & ~uint64_t{3});
-    return {state, state + 1, 0, 0};
-  }
-
-  static void make_state(Tensor& state, StateSource source) {
-    const State s = source.load();
-    int64_t* words = state.mutable_data_ptr<int64_t>();
-    words[0] = static_cast<int64_t>(s.seed);
-    words[1] = static_cast<int64_t>(s.offset);
-  }
 
   static void run(PipelineId pipeline, DType dtype, ElementwiseArgs& args) {
     const Kernels& family = kernels();

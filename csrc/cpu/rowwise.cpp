@@ -4,6 +4,7 @@
 #include "../new_output.h"
 #include "../rowwise_ops.h"
 #include "columns.h"
+#include "generator.h"
 #include "instruction_set.h"
 
 namespace fused_dropout {
@@ -11,7 +12,7 @@ namespace {
 
 constexpr int64_t kElementsPerThread = 16384;  // worth waking a thread for: a row takes longer than a plain loop
 
-struct CpuBackend {
+struct CpuBackend : CpuStates {
   static constexpr bool kMeta = false;
   static Tensor new_output(const Tensor& like) { return new_cpu_output(like); }
 

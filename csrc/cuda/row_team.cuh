@@ -26,7 +26,9 @@ struct RowTeam {
   C added[Op::kColumns + 1][kAdded][kGroup] = {};
 
   __device__ explicit RowTeam(const RowArgs& args)
-      : a(args), mask(args.state.load(), args.p.load()), op(RowConstants<C>(args, args.p.load())) {}
+      : a(args),
+        mask(load_state(args.state, args.state_out), args.p.load()),
+        op(RowConstants<C>(args, args.p.load())) {}
 
   // Calls body(j, i) for the thread's octets: number j begins at element i of the row.
   template <class Body>

@@ -7,11 +7,12 @@
 
 #include "../rowwise_ops.h"
 #include "columns.h"
+#include "generator.h"
 
 namespace fused_dropout {
 namespace {
 
-struct CudaBackend {
+struct CudaBackend : CudaStates {
   static constexpr bool kMeta = false;
   static Tensor new_output(const Tensor& like) { return at::empty_like(like); }
   static int64_t rows_in_part(int64_t rows, int64_t, bool columns) {

@@ -1,0 +1,60 @@
+"""How many operations of ours a call asks for: each is a kernel on a GPU, and one is enough."""
+
+import pytest
+import torch
+from conftest import Called
+
+import fused_dropout
+
+X, Y, F = torch.randn(4, 6), torch.randn(4, 6), torch.ones(6)
+ALWAYS = {  # functions that are one pass in evaluation too, and what they take
+    "bias_dropout_add": (X, F, Y),
+    "relu_dropout": (X,),
+    "squared_relu_dropout": (X,),
+    "gelu_dropout": (X,),
+    "silu_dropout": (X,),
+    "bias_relu_dropout": (X, F),
+    "bias_gelu_dropout": (X, F),
+    "swiglu_dropout": (X, Y),
+    "geglu_dropout": (X, None),
+    "dropout_add_layer_norm": (X, Y, F, F),
+    "dropout_add_rms_norm": (X, Y, F),
+    "softmax_dropout": (X,),
+}
+IN_TRAINING = {  # what evaluation leaves of them is nothing, or an operation of PyTorch's
+    "dropout": (X,),
+    "alpha_dropout": (X,),
+    "gaussian_dropout": (X,),
+    "zoneout": (X, Y),
+    "dropout_add": (X, Y),
+    "bias_dropout": (X, F),
+    "drop_path_add": (X, Y),
+    "dropout_linear": (X, torch.ones(3, 6)),
+}
+BOTH = ALWAYS | IN_TRAINING
+
+
+def operations(name, **options):
+    tensors = [t if t is None else t.clone().requires_grad_() for t in BOTH[name]]
+    with Called() as called:
+        getattr(fused_dropout, name)(*tensors, **options)
+    return called.ours()
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_call_that_draws_is_one_operation(name):
+    (only,) = operations(name, p=0.4, training=True)
+    assert not only.endswith("_apply"), "it draws by itself"
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_call_of_a_given_state_is_one_operation(name):
+    (only,) = operations(name, p=0.4, training=True, rng=torch.tensor([1, 4]))
+    assert only.endswith("_apply")
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.4, False), (0.0, True), (torch.tensor(0.4), False)])
+@pytest.mark.parametrize("name", BOTH)
+def test_evaluation_is_one_operation_or_none(name, p, training):
+    called = operations(name, p=p, training=training)
+    assert [each.endswith("_apply") for each in called] == [True] * (name in ALWAYS)
