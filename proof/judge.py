@@ -17,7 +17,7 @@ WHERE = ("guarded", "block", "skewed", "in place")  # the operands lie
 IN_PLACE = ("dropout", "gaussian_dropout", "block_dropout")
 SIZES = (2, 2, 4, 8)  # of the dtypes, in bytes
 WORD = 8  # and of one of keep bits
-ROW_OPERANDS, OF_ELEMENTS = 13, 9  # those of a row operation, of which the first are of its dtype; statistics follow
+ROW_OPERANDS, OF_ELEMENTS = 14, 9  # those of a row operation, of which the first are of its dtype; statistics follow
 C = ctypes.CDLL(None)
 
 

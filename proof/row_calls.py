@@ -19,7 +19,7 @@ P, EPS, SCALE = 0.5, 0.5, 0.5  # powers of two, and so is the gain
 NOTHING = -2048.0  # a score, of which e^x is 0 in every dtype
 OPERATIONS = ("layer", "layer backward", "rms", "rms backward", "softmax", "softmax backward")  # as csrc numbers them
 OPERANDS = ("x0", "x1", "x2", "weight", "bias", "attn_mask", "first", "output", "second", "statistic0", "statistic1",
-            "column0", "column1")  # fmt: skip
+            "column0", "column1", "state_out")  # fmt: skip
 # The last part has one row.
 ROWS, ROWS_IN_PART = 9, 4
 LENGTHS = (1, 7, 64, 129, 1000)

@@ -21,6 +21,12 @@ def given(x, rng):
     return fused_dropout.dropout(fused_dropout.dropout(x.sin(), 0.3, rng=rng).exp(), 0.3, rng=rng)
 
 
+def drawn_rows(x, rng):
+    y, sum = fused_dropout.dropout_add_layer_norm(x.sin().view(10, 100), x.view(10, 100), None, None, 0.3)
+    y, _ = fused_dropout.dropout_add_rms_norm(y.cos(), sum, None, 0.3)
+    return fused_dropout.softmax_dropout(y, 0.3).sin()
+
+
 def result(f, x, rng):
     torch.manual_seed(9)
     x.grad = None
@@ -37,7 +43,7 @@ def assert_same_run(block, wrapped):
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.parametrize(("block", "preserve"), [(drawn, True), (given, True), (given, False)])
+@pytest.mark.parametrize(("block", "preserve"), [(drawn, True), (drawn_rows, True), (given, True), (given, False)])
 def test_gradient_is_that_of_the_run_without_checkpoint(block, preserve, use_reentrant):
     def wrapped(x, rng):
         return checkpoint(block, x, rng, use_reentrant=use_reentrant, preserve_rng_state=preserve)
@@ -46,7 +52,7 @@ def test_gradient_is_that_of_the_run_without_checkpoint(block, preserve, use_ree
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.parametrize(("block", "preserve"), [(drawn, True), (given, True), (given, False)])
+@pytest.mark.parametrize(("block", "preserve"), [(drawn, True), (drawn_rows, True), (given, True), (given, False)])
 def test_compiled_gradient_is_that_of_the_run_without_checkpoint(block, preserve, backend):
     """Fails where the operations lack Tag.nondeterministic_seeded: they are then recomputed with another state.
 

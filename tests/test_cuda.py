@@ -1,10 +1,12 @@
 """What only a GPU can show. Skipped, with this reason, where there is none."""
 
+import functools
 import itertools
 
 import pytest
 import torch
 from conftest import DTYPES, moved
+from test_launches import ALWAYS as FUSED
 from test_values import LAYOUTS, PIPELINES, assert_same_bits, inputs_for
 
 import fused_dropout
@@ -86,6 +88,19 @@ def test_rows_are_those_of_the_cpu_but_for_the_order_of_their_sums(features, dty
             assert torch.equal(ours == 0, theirs == 0) or dtype.itemsize == 2
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", FUSED)
+def test_a_call_is_one_kernel_of_ours(name, training):
+    tensors = [t if t is None else t.cuda() for t in FUSED[name]]
+    call = functools.partial(getattr(fused_dropout, name), *tensors, p=0.4, training=training)
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    kernels = [event.name for event in profile.events() if "fused_dropout" in event.name]
+    assert len(kernels) == 1, kernels
+
+
 def test_a_call_advances_the_generator_by_eight_and_is_predictable():
     torch.cuda.manual_seed(42)
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
@@ -95,6 +110,8 @@ def test_a_call_advances_the_generator_by_eight_and_is_predictable():
         lambda: fused_dropout.gaussian_dropout(torch.ones(0, device="cuda")),
         lambda: fused_dropout.dropout(torch.ones(5, device="cuda"), inplace=True),
         lambda: fused_dropout.draw("cuda"),
+        lambda: fused_dropout.softmax_dropout(torch.ones(3, 5, device="cuda")),
+        lambda: fused_dropout.softmax_dropout(torch.ones(3, 0, device="cuda")),
     ):
         before = generator.get_offset()
         call()

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from conftest import Called
+from conftest import DEVICES, Called
 
 import fused_dropout
+from fused_dropout import reference
+from fused_dropout._extension import ops
 
 X, Y, F = torch.randn(4, 6), torch.randn(4, 6), torch.ones(6)
 ALWAYS = {  # functions that are one pass in evaluation too, and what they take
@@ -58,3 +60,18 @@ def test_a_call_of_a_given_state_is_one_operation(name):
 def test_evaluation_is_one_operation_or_none(name, p, training):
     called = operations(name, p=p, training=training)
     assert [each.endswith("_apply") for each in called] == [True] * (name in ALWAYS)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(100, 300), (3, 5000), (7,), (0, 9), (5, 0)], ids=str)
+@pytest.mark.parametrize("name", reference.ROWS)
+@pytest.mark.parametrize("implementation", [ops, reference], ids=["operation", "reference"])
+def test_rows_are_those_of_the_state_that_they_draw_and_leave(implementation, name, shape, device):
+    generator = torch.Generator(device).manual_seed(3)
+    want = fused_dropout.draw(generator=generator)
+    operands = {"input": torch.rand(shape, device=device), "residual": torch.zeros(shape, device=device)}
+    tensors = [operands.get(key) for key in reference.ROWS[name]]
+    *results, state = getattr(implementation, name)(*tensors, 0.4, 1.0, generator=generator.manual_seed(3))
+    assert torch.equal(state, want)
+    dropped = results[0 if name == "softmax_dropout" else 1] == 0
+    assert torch.equal(dropped, ~fused_dropout.keep_mask(shape, 0.4, state))

@@ -81,8 +81,10 @@ def test_norms(library, norm, features, dtype):
     w, b = normal(features, dtype=dtype, seed=5), normal(features, dtype=dtype, seed=6) if norm == "layer" else None
     affine, eps, p = [w, b] if norm == "layer" else [w], 0.1, 0.4
     normed, sum, (mean, rstd) = torch.empty_like(x), torch.empty_like(x), statistics(x)
+    left = torch.zeros(2, dtype=torch.int64)
     run(library, norm, x, p, eps, x0=x, x1=r, weight=w, bias=b, first=sum, output=normed, statistic1=rstd,
-        statistic0=mean if norm == "layer" else None)  # fmt: skip
+        statistic0=mean if norm == "layer" else None, state_out=left)  # fmt: skip
+    assert torch.equal(left, state())
     want = getattr(ops, f"dropout_add_{norm}_norm_apply")(x, r, *affine, state(), p, eps)
     assert torch.equal(sum, want[1])
     close(normed, want[0])
@@ -136,7 +138,10 @@ def test_softmax(library, mask, features, dtype):
         attn_mask[0] = False  # nothing takes part
     p, scale = 0.4, 0.7
     y, (maximum, inverse) = torch.empty_like(x), statistics(x)
-    run(library, "softmax", x, p, scale, x0=x, attn_mask=attn_mask, second=y, statistic0=maximum, statistic1=inverse)
+    left = torch.zeros(2, dtype=torch.int64)
+    run(library, "softmax", x, p, scale, x0=x, attn_mask=attn_mask, second=y, statistic0=maximum, statistic1=inverse,
+        state_out=left)  # fmt: skip
+    assert torch.equal(left, state())
     want = ops.softmax_dropout_apply(x, attn_mask, state(), p, scale)
     close(y, want[0])
     assert torch.equal(maximum, want[1])

@@ -139,7 +139,11 @@ def of_rows(operations: Sequence[str], dtypes: Sequence[torch.dtype]) -> Iterato
     for operation in operations:
         for dtype in dtypes:
             for sizes in ((3, 2, 100), (9, 33), (3, 1200), (2, 8200)):
-                yield rows(operation, dtype, sizes, mask_base=2**32 - 777)
+                call = rows(operation, dtype, sizes, mask_base=2**32 - 777)
+                if not operation.endswith("backward"):  # which may be of a call that drew its state
+                    call.buffers["state_out"] = writing(state())
+                    call.expected = {"state_out": span(state())}
+                yield call
 
 
 def of_sums(pipelines: dict[str, str], dtypes: Sequence[torch.dtype]) -> Iterator[Call]:

@@ -3,8 +3,8 @@
 
 namespace fused_dropout {
 
-// `operands`: three inputs, weight, bias, attn_mask, three outputs, two statistics, two arrays of columns' sums, each
-// of which may be null. `strides` holds those of attn_mask, in elements.
+// `operands`: three inputs, weight, bias, attn_mask, three outputs, two statistics, two arrays of columns' sums, and
+// where a GPU leaves the state, each of which may be null. `strides` holds those of attn_mask, in elements.
 inline RowArgs row_args(void* const* operands, int ndim, const int64_t* sizes, const int64_t* strides,
                         const uint64_t* mask_strides, uint64_t mask_base, int attend, int masked, double constant,
                         uint64_t seed, uint64_t offset, double p) {
@@ -21,6 +21,7 @@ inline RowArgs row_args(void* const* operands, int ndim, const int64_t* sizes, c
   args.output = operands[7];
   args.second = operands[8];
   for (int k = 0; k < 2; ++k) args.statistic[k] = operands[9 + k], args.column[k] = operands[11 + k];
+  args.state_out = static_cast<int64_t*>(operands[13]);
   args.rows = rows;
   args.features = sizes[last];
   args.places = plan(last, sizes, 2, each, mask_strides, mask_base);
