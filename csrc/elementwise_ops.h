@@ -6,7 +6,7 @@
 //   void make_state(at::Tensor& state, StateSource)   stores one
 //   void run(PipelineId, DType, const ElementwiseArgs&)
 //   void run_and_sum<P>(DType, const ElementwiseArgs&, int64_t features, void* sums)   where `sums(layout, features)`
-//     says so; of each part of the rows (`rows_in_part`), whose sums `sum_of_parts` adds up
+//     says so; of each part of the rows (`rows_in_part`), whose sums `sums_of_parts` adds up
 //   void make_blocks(const BlockArgs&)   with `kStoresSeeds`, whether it wants room for the seeds
 // Outputs are allocated and every check is made before a state is drawn, so a call that raises draws none.
 #pragma once
@@ -211,9 +211,9 @@ struct Calls {
       if (Backend::sums(args.layout, features)) {
         const int64_t in_part = Backend::rows_in_part(rows, features);
         const at::ScalarType wide = output.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-        const Tensor parts = at::empty({(rows + in_part - 1) / in_part, features}, output.options().dtype(wide));
+        const Tensor parts = at::empty({1, (rows + in_part - 1) / in_part, features}, output.options().dtype(wide));
         Backend::template run_and_sum<P>(kernel_dtype(output.scalar_type()), args, features, parts.mutable_data_ptr());
-        return {output, sum_of_parts<Backend>(parts, output.scalar_type())};
+        return {output, sums_of_parts<Backend>(parts, output.scalar_type())[0]};
       }
     }
     run({output}, inputs, map, nullptr, [&](int64_t*) { return given(state, map); });

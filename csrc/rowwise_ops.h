@@ -6,9 +6,9 @@
 //   int64_t rows_in_part(rows, features, columns)   that are worked on together, from the shape alone; `columns` where
 //     their sums are wanted, which are made of each part first
 //   void run(RowOperation, DType, const RowArgs&)
-//   void sum_of_parts(DType, parts, count, features, sum)   adds up rows of sums, in their order
-// kMeta computes shapes only. Outputs are allocated and every check is made before a state is drawn; only the buffers of
-// the CPU's loops may still fail then.
+//   void sums_of_parts(DType, parts, sums, count, features)   adds up rows of sums, in their order
+// kMeta computes shapes only. Outputs are allocated and every check is made before a state is drawn; only the buffers
+// of the CPU's loops may still fail then.
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -135,10 +135,7 @@ struct RowCalls {
     } else {
       const int64_t rows = s.numel() == 0 ? 0 : s.numel() / s.size(-1);
       const int64_t in_part = Backend::rows_in_part(rows, s.size(-1), true), parts = (rows + in_part - 1) / in_part;
-      Tensor columns[2];
-      for (int j = 0; j < 2; ++j) {
-        if (wanted[2 + j]) columns[j] = at::empty({parts, s.size(-1)}, inverse.options());
-      }
+      const Tensor columns = at::empty({wanted[2] + wanted[3], parts, s.size(-1)}, inverse.options());
       run(centred ? RowOperation::kLayerNormBackward : RowOperation::kRmsNormBackward, s, {state}, map, std::nullopt,
           [&](RowArgs& args) {
             args.input[0] = g.const_data_ptr();
@@ -149,10 +146,12 @@ struct RowCalls {
             args.second = data(grads.input);
             args.statistic[0] = data(m);
             args.statistic[1] = data(inverse);
-            for (int j = 0; j < 2; ++j) args.column[j] = data(columns[j]);
+            if (wanted[2]) args.column[0] = data(columns[0]);
+            if (wanted[3]) args.column[1] = data(columns[-1]);
           });
-      if (wanted[2]) grads.weight = sum_of_parts<Backend>(columns[0], s.scalar_type());
-      if (wanted[3]) grads.bias = sum_of_parts<Backend>(columns[1], s.scalar_type());
+      const std::vector<Tensor> sums = sums_of_parts<Backend>(columns, s.scalar_type());
+      if (wanted[2]) grads.weight = sums.front();
+      if (wanted[3]) grads.bias = sums.back();
     }
     return grads;
   }

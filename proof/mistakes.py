@@ -31,6 +31,7 @@ class Mistake:
     right: str
     wrong: str
     tests: str  # that must fail
+    unit: str = ""  # what includes a header of the binding
 
 
 MISTAKES = (
@@ -127,7 +128,35 @@ MISTAKES = (
     ),
     Mistake("csrc/ops.cpp", "  refuse_other_tensors(m, schema);\n", "", "test_tensor_kinds.py"),
     Mistake("csrc/refusal.cpp", "if (stem.back() == '_') stem.pop_back();", "", "test_tensor_kinds.py"),
-    Mistake("csrc/cpu/elementwise.cpp", "gen->random64() & ~uint64_t{3}", "gen->random64()", "test_contract.py"),
+    Mistake(
+        "csrc/cpu_generator.h",
+        "gen->random64() & ~uint64_t{3}",
+        "gen->random64()",
+        "test_contract.py",
+        unit="csrc/cpu/elementwise.cpp",
+    ),
+    Mistake(
+        "csrc/elementwise_ops.h",
+        "P::kNoise != Noise::kNormal && drops_none",
+        "drops_none",
+        "test_layers.py",
+        unit="csrc/cpu/elementwise.cpp",
+    ),
+    Mistake(
+        "csrc/rowwise_ops.h",
+        "if (args.masked || state.generator)",
+        "if (args.masked)",
+        "test_launches.py",
+        unit="csrc/cpu/rowwise.cpp",
+    ),
+    Mistake(
+        "csrc/rowwise_ops.h",
+        "if (wanted[3]) grads.bias = sums.back();",
+        "if (wanted[3]) grads.bias = sums.front();",
+        "test_norms.py",
+        unit="csrc/cpu/rowwise.cpp",
+    ),
+    Mistake("fused_dropout/rowwise.py", 'options["call_id"] = call_id(tensors[0])', "pass", "test_compile.py"),
 )
 
 
@@ -140,7 +169,7 @@ def caught(mistake: Mistake | None, tests: str) -> str:
         shutil.copy(host.ROOT / "pyproject.toml", copy)
         if mistake is not None:
             host.plant(copy, (mistake.file, mistake.right, mistake.wrong))
-            source = Path(mistake.file)
+            source = Path(mistake.unit or mistake.file)
             if source.suffix == ".cpp":
                 extension.link(copy, {source: extension.compile_again(source, copy)})
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{tests}"]

@@ -66,12 +66,13 @@ def test_evaluation_is_one_operation_or_none(name, p, training):
 @pytest.mark.parametrize("shape", [(100, 300), (3, 5000), (7,), (0, 9), (5, 0)], ids=str)
 @pytest.mark.parametrize("name", reference.ROWS)
 @pytest.mark.parametrize("implementation", [ops, reference], ids=["operation", "reference"])
-def test_rows_are_those_of_the_state_that_they_draw_and_leave(implementation, name, shape, device):
+@pytest.mark.parametrize("p", [0.4, 1e-11])  # which keeps everything, and draws
+def test_rows_are_those_of_the_state_that_they_draw_and_leave(p, implementation, name, shape, device):
     generator = torch.Generator(device).manual_seed(3)
     want = fused_dropout.draw(generator=generator)
-    operands = {"input": torch.rand(shape, device=device), "residual": torch.zeros(shape, device=device)}
+    operands = {"input": 0.5 + torch.rand(shape, device=device), "residual": torch.zeros(shape, device=device)}
     tensors = [operands.get(key) for key in reference.ROWS[name]]
-    *results, state = getattr(implementation, name)(*tensors, 0.4, 1.0, generator=generator.manual_seed(3))
+    *results, state = getattr(implementation, name)(*tensors, p, 1.0, generator=generator.manual_seed(3))
     assert torch.equal(state, want)
     dropped = results[0 if name == "softmax_dropout" else 1] == 0
-    assert torch.equal(dropped, ~fused_dropout.keep_mask(shape, 0.4, state))
+    assert torch.equal(dropped, ~fused_dropout.keep_mask(shape, p, state))

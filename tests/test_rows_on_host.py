@@ -96,9 +96,7 @@ def test_norms(library, norm, features, dtype):
     parts = run(library, f"{norm} backward", x, p, eps, x0=g, x1=sum, x2=h, weight=w, output=grad_residual,
                 second=grad_input, statistic0=want[2] if norm == "layer" else None, statistic1=want[-1],
                 column0=column[0], column1=column[1], columns=True)  # fmt: skip
-    grads = [grad_input, grad_residual]
-    for j in range(2):
-        grads.append(sum_of_parts(library, column[j][:parts], dtype))
+    grads = [grad_input, grad_residual, *sums_of_parts(library, torch.stack([c[:parts] for c in column]), dtype)]
     backward = getattr(ops, f"dropout_add_{norm}_norm_backward")
     expected = backward(g, h, sum, w, *want[2:], state(), p, eps, [True] * (2 + len(affine)))
     assert torch.equal(grad_input == 0, expected[0] == 0)
@@ -223,16 +221,27 @@ def and_sum(library, name, tensors, p, guard=3, *, mask_strides=None, mask_base=
         return None
     assert 0 < parts <= 1024
     assert (sums[parts:] == 7).all()
-    return output, sum_of_parts(library, sums[:parts], x.dtype)
+    return output, sums_of_parts(library, sums[None, :parts], x.dtype)[0]
 
 
-def sum_of_parts(library, parts, dtype):
-    sum = torch.empty(parts.shape[1], dtype=dtype)
-    library.run_sum_of_parts_on_cuda(
-        DTYPE_IDS[dtype], ctypes.c_void_p(parts.data_ptr()), ctypes.c_int64(parts.shape[0]),
-        ctypes.c_int64(parts.shape[1]), ctypes.c_void_p(sum.data_ptr()),
+def sums_of_parts(library, parts, dtype):
+    number, count, features = parts.shape
+    sums = [torch.empty(features, dtype=dtype) for _ in range(number)]
+    library.run_sums_of_parts_on_cuda(
+        DTYPE_IDS[dtype], ctypes.c_void_p(parts.data_ptr()), (ctypes.c_void_p * number)(*(s.data_ptr() for s in sums)),
+        number, ctypes.c_int64(count), ctypes.c_int64(features),
     )  # fmt: skip
-    return sum
+    return sums
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("number", [1, 2])
+def test_sums_of_parts(library, number, dtype):
+    for count in (0, 1, 31, 32, 33, 128, 161, 1024):
+        for features in (1, 31, 32, 33, 95) if count < 1024 else (33,):
+            parts = torch.randint(-8, 9, (number, count, features)).to(reference.compute(dtype))
+            for got, want in zip(sums_of_parts(library, parts, dtype), parts.sum(1), strict=True):
+                assert torch.equal(got, want.to(dtype)), "integers, which no order of addition rounds"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -44,7 +44,7 @@ def test_python_arrows():
         "_extension": {"reference"},
         "rng": {"_extension", "reference"},
         "_transforms": {"_extension", "reference"},
-        "_nested": {"_extension"},
+        "_nested": {"_extension", "reference"},
         "_calls": {"_extension", "_transforms", "reference", "rng"},
         "functional": {"_calls", "_extension", "reference", "rng"},
         "pipelines": {"_calls", "reference", "rng"},

@@ -38,23 +38,25 @@ int64_t rows_in_sum(int64_t rows, int64_t features) {
   return std::max(rows_in_part(rows, features, kBlock), std::min(rows, kRows));
 }
 
-void sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum) {
-  at::parallel_for(0, features, 256, [&](int64_t begin, int64_t end) {
-    const auto into = [&](auto* to) {
-      using C = Compute<std::decay_t<decltype(*to)>>;
-      add_up(static_cast<const C*>(parts), count, features, to, begin, end);
-    };
-    switch (dtype) {
-      case DType::kFloat16:
-        return into(static_cast<Half*>(sum));
-      case DType::kBFloat16:
-        return into(static_cast<BFloat16*>(sum));
-      case DType::kFloat64:
-        return into(static_cast<double*>(sum));
-      default:
-        return into(static_cast<float*>(sum));
-    }
-  });
+void sums_of_parts(DType dtype, const void* parts, void* const* sums, int number, int64_t count, int64_t features) {
+  for (int k = 0; k < number; ++k) {
+    at::parallel_for(0, features, 256, [&](int64_t begin, int64_t end) {
+      const auto into = [&](auto* to) {
+        using C = Compute<std::decay_t<decltype(*to)>>;
+        add_up(static_cast<const C*>(parts) + k * count * features, count, features, to, begin, end);
+      };
+      switch (dtype) {
+        case DType::kFloat16:
+          return into(static_cast<Half*>(sums[k]));
+        case DType::kBFloat16:
+          return into(static_cast<BFloat16*>(sums[k]));
+        case DType::kFloat64:
+          return into(static_cast<double*>(sums[k]));
+        default:
+          return into(static_cast<float*>(sums[k]));
+      }
+    });
+  }
 }
 
 void run_and_sum(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, int64_t features, void* sums) {

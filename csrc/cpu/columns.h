@@ -16,7 +16,8 @@ int64_t rows_in_sum(int64_t rows, int64_t features);
 // each part, of the type computed in.
 void run_and_sum(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, int64_t features, void* sums);
 
-// Adds up `count` rows of sums, in their order, and rounds to the dtype.
-void sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum);
+// Adds up `count` rows of sums, in their order, and rounds to the dtype; of so many sums, whose parts lie one behind
+// the other.
+void sums_of_parts(DType dtype, const void* parts, void* const* sums, int number, int64_t count, int64_t features);
 
 }  // namespace fused_dropout

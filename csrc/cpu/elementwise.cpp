@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <atomic>
 
+#include "../cpu_generator.h"
 #include "../elementwise_ops.h"
 #include "../new_output.h"
 #include "columns.h"
-#include "generator.h"
 #include "instruction_set.h"
 #include "long_rows.h"
 
@@ -46,8 +46,8 @@ struct CpuBackend : CpuStates {
     fused_dropout::run_and_sum(kernel_of<P>(), dtype, args, features, sums);
   }
 
-  static void sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum) {
-    fused_dropout::sum_of_parts(dtype, parts, count, features, sum);
+  static void sums_of_parts(DType dtype, const void* parts, at::ArrayRef<void*> sums, int64_t count, int64_t features) {
+    fused_dropout::sums_of_parts(dtype, parts, sums.data(), static_cast<int>(sums.size()), count, features);
   }
 
   static constexpr bool kStoresSeeds = false;  // a plane of them at a time is enough

@@ -1,10 +1,10 @@
 // The row operations on the CPU: the parts of the rows over PyTorch's threads.
 #include <ATen/Parallel.h>
 
+#include "../cpu_generator.h"
 #include "../new_output.h"
 #include "../rowwise_ops.h"
 #include "columns.h"
-#include "generator.h"
 #include "instruction_set.h"
 
 namespace fused_dropout {
@@ -26,8 +26,8 @@ struct CpuBackend : CpuStates {
                      [&](int64_t begin, int64_t end) { family.rows(operation, dtype, args, begin, end); });
   }
 
-  static void sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum) {
-    fused_dropout::sum_of_parts(dtype, parts, count, features, sum);
+  static void sums_of_parts(DType dtype, const void* parts, at::ArrayRef<void*> sums, int64_t count, int64_t features) {
+    fused_dropout::sums_of_parts(dtype, parts, sums.data(), static_cast<int>(sums.size()), count, features);
   }
 };
 

@@ -18,8 +18,8 @@ bool takes_sums(const Layout& layout, int64_t features);
 cudaError_t launch_and_sum(PipelineId pipeline, DType dtype, const ElementwiseArgs& args, int64_t features, void* sums,
                            cudaStream_t stream);
 
-// Adds up `count` rows of sums, always in the same order.
-cudaError_t launch_sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum,
-                                cudaStream_t stream);
+// Adds up `count` rows of sums, always in the same order; of one sum or two, whose parts lie one behind the other.
+cudaError_t launch_sums_of_parts(DType dtype, const void* parts, void* const* sums, int number, int64_t count,
+                                 int64_t features, cudaStream_t stream);
 
 }  // namespace fused_dropout

@@ -118,35 +118,49 @@ struct LaunchAndSum {
   }
 };
 
+constexpr int kMaxSums = 2;  // of a weight and a bias
+
 struct SumArgs {
   const void* parts;
-  int64_t count, features;
-  void* sum;
+  int64_t count, features, blocks;  // blocks of a sum
+  void* sums[kMaxSums];
 };
 
-// A warp's lanes are columns, its warps are every eighth part; they meet in shared memory.
+// A warp's lanes are columns, its warps are every 32nd part, of which four loads are under way; they meet in shared
+// memory.
 template <class T>
-__global__ void __launch_bounds__(kThreads) sum_of_parts_kernel(const __grid_constant__ SumArgs a) {
+__global__ void __launch_bounds__(kSumThreads) sums_of_parts_kernel(const __grid_constant__ SumArgs a) {
   using C = Compute<T>;
-  __shared__ C of_warp[kWarps][kWarp];
+  constexpr int kSumWarps = kSumThreads / kWarp;
+  __shared__ C of_warp[kSumWarps][kWarp];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
+  const int64_t which = blockIdx.x / a.blocks, column = blockIdx.x % a.blocks * kWarp + lane;
+  const C* const parts = static_cast<const C*>(a.parts) + which * a.count * a.features + column;
   C sum = 0;
   if (column < a.features) {
 #pragma unroll 4
-    for (int64_t part = warp; part < a.count; part += kWarps) {
-      sum = sum + static_cast<const C*>(a.parts)[part * a.features + column];
-    }
+    for (int64_t part = warp; part < a.count; part += kSumWarps) sum = sum + parts[part * a.features];
   }
   of_warp[warp][lane] = sum;
   __syncthreads();
   if (warp != 0 || column >= a.features) return;
-  for (int w = 1; w < kWarps; ++w) sum = sum + of_warp[w][lane];
+  for (int w = 1; w < kSumWarps; ++w) sum = sum + of_warp[w][lane];
   const C one[1] = {sum};
   Packed<T, 1> packed;
   Convert<T>::template down<1>(one, packed);
-  store(static_cast<T*>(a.sum) + column, packed);
+  store(static_cast<T*>(a.sums[which]) + column, packed);
 }
+
+struct LaunchSums {
+  const SumArgs& args;
+  int number;
+  cudaStream_t stream;
+
+  template <class T>
+  cudaError_t of() const {
+    return launch(sums_of_parts_kernel<T>, args, number * args.blocks * kSumThreads, stream, kSumThreads);
+  }
+};
 
 }  // namespace
 
@@ -167,19 +181,20 @@ cudaError_t launch_and_sum(PipelineId pipeline, DType dtype, const ElementwiseAr
                             [&](auto row) { return visit_dtype<decltype(row)::template Pipeline>(dtype, launch); });
 }
 
-cudaError_t launch_sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum,
-                                cudaStream_t stream) {
-  const SumArgs args{parts, count, features, sum};
-  const int64_t threads = (features + kWarp - 1) / kWarp * kThreads;
+cudaError_t launch_sums_of_parts(DType dtype, const void* parts, void* const* sums, int number, int64_t count,
+                                 int64_t features, cudaStream_t stream) {
+  SumArgs args{parts, count, features, features == 0 ? 1 : (features + kWarp - 1) / kWarp, {}};
+  for (int k = 0; k < number; ++k) args.sums[k] = sums[k];
+  const LaunchSums launch{args, number, stream};
   switch (dtype) {
     case DType::kFloat16:
-      return launch(sum_of_parts_kernel<Half>, args, threads, stream);
+      return launch.of<Half>();
     case DType::kBFloat16:
-      return launch(sum_of_parts_kernel<BFloat16>, args, threads, stream);
+      return launch.of<BFloat16>();
     case DType::kFloat64:
-      return launch(sum_of_parts_kernel<double>, args, threads, stream);
+      return launch.of<double>();
     default:
-      return launch(sum_of_parts_kernel<float>, args, threads, stream);
+      return launch.of<float>();
   }
 }
 

@@ -5,10 +5,10 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "../cuda_generator.h"
 #include "../elementwise_ops.h"
 #include "block.h"
 #include "columns.h"
-#include "generator.h"
 
 namespace fused_dropout {
 namespace {
@@ -30,8 +30,9 @@ struct CudaBackend : CudaStates {
         launch_and_sum(SummedTable::find<P>(), dtype, args, features, sums, at::cuda::getCurrentCUDAStream()));
   }
 
-  static void sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum) {
-    C10_CUDA_CHECK(launch_sum_of_parts(dtype, parts, count, features, sum, at::cuda::getCurrentCUDAStream()));
+  static void sums_of_parts(DType dtype, const void* parts, at::ArrayRef<void*> sums, int64_t count, int64_t features) {
+    C10_CUDA_CHECK(launch_sums_of_parts(dtype, parts, sums.data(), static_cast<int>(sums.size()), count, features,
+                                        at::cuda::getCurrentCUDAStream()));
   }
 
   static constexpr bool kStoresSeeds = true;

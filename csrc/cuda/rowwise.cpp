@@ -5,9 +5,9 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAException.h>
 
+#include "../cuda_generator.h"
 #include "../rowwise_ops.h"
 #include "columns.h"
-#include "generator.h"
 
 namespace fused_dropout {
 namespace {
@@ -23,8 +23,9 @@ struct CudaBackend : CudaStates {
     C10_CUDA_CHECK(launch_rows(operation, dtype, args, at::cuda::getCurrentCUDAStream()));
   }
 
-  static void sum_of_parts(DType dtype, const void* parts, int64_t count, int64_t features, void* sum) {
-    C10_CUDA_CHECK(launch_sum_of_parts(dtype, parts, count, features, sum, at::cuda::getCurrentCUDAStream()));
+  static void sums_of_parts(DType dtype, const void* parts, at::ArrayRef<void*> sums, int64_t count, int64_t features) {
+    C10_CUDA_CHECK(launch_sums_of_parts(dtype, parts, sums.data(), static_cast<int>(sums.size()), count, features,
+                                        at::cuda::getCurrentCUDAStream()));
   }
 };
 

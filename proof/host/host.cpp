@@ -42,7 +42,8 @@ void and_sum_on_cpu(DType dtype, const ElementwiseArgs& args, int64_t numel, int
   const int64_t parts = pieces(numel / features, rows_in_sum(numel / features, features));
   std::vector<double> sums(static_cast<size_t>(parts * features));
   run_and_sum(KernelTable::find<Dropout<float>>(), dtype, args, features, sums.data());
-  sum_of_parts(dtype, sums.data(), parts, features, static_cast<char*>(args.outputs[0]) + numel * bytes_of(dtype));
+  void* const sum = static_cast<char*>(args.outputs[0]) + numel * bytes_of(dtype);
+  sums_of_parts(dtype, sums.data(), &sum, 1, parts, features);
 }
 
 template <class Isa>
@@ -69,8 +70,8 @@ bool and_sum(const std::string& path, DType dtype, ElementwiseArgs& args, int64_
     cuda_on_host::first_block = 0;
     cuda_on_host::last_block = UINT64_MAX;
     launch_and_sum(SummedTable::find<AndSum<Dropout<float>>>(), dtype, args, features, sums.data(), nullptr);
-    launch_sum_of_parts(dtype, sums.data(), parts, features,
-                        static_cast<char*>(args.outputs[0]) + numel * bytes_of(dtype), nullptr);
+    void* const sum = static_cast<char*>(args.outputs[0]) + numel * bytes_of(dtype);
+    launch_sums_of_parts(dtype, sums.data(), &sum, 1, parts, features, nullptr);
     return true;
   }
 #endif

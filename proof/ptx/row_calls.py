@@ -116,14 +116,17 @@ def and_sum(pipeline: str, inputs: Sequence[torch.Tensor], parts: int, p: float 
     return Call(what, "rows_library", buffers, invoke, {"y0": span(want)}, x.numel())
 
 
-def sum_of_parts(dtype: torch.dtype, parts: int, features: int) -> Call:
-    given, total = normal([parts, features], reference.compute(dtype)), torch.empty(features, dtype=dtype)
+def sums_of_parts(dtype: torch.dtype, number: int, parts: int, features: int) -> Call:
+    """Of one tensor, or of two in one launch."""
+    given, total = normal([number, parts, features], reference.compute(dtype)), torch.empty(features, dtype=dtype)
 
     def invoke(library: ctypes.CDLL, at: Pointers) -> None:
-        library.run_sum_of_parts_on_cuda(
-            number_of(dtype), ctypes.c_void_p(at["parts"]), ctypes.c_int64(parts), ctypes.c_int64(features),
-            ctypes.c_void_p(at["sum"]),
+        library.run_sums_of_parts_on_cuda(
+            number_of(dtype), ctypes.c_void_p(at["parts"]),
+            (ctypes.c_void_p * number)(*(at[f"sum{k}"] for k in range(number))), number, ctypes.c_int64(parts),
+            ctypes.c_int64(features),
         )  # fmt: skip
 
-    buffers = {"parts": reading(given), "sum": writing(total)}
-    return Call(f"sum of parts, {dtype}, {[parts, features]}", "rows_library", buffers, invoke, elements=features)
+    buffers = {"parts": reading(given)} | {f"sum{k}": writing(total) for k in range(number)}
+    what = f"sums of parts, {dtype}, {[number, parts, features]}"
+    return Call(what, "rows_library", buffers, invoke, elements=number * features)

@@ -25,7 +25,7 @@ from .calls import (
     write_state,
     writing,
 )
-from .row_calls import and_sum, rows, sum_of_parts
+from .row_calls import and_sum, rows, sums_of_parts
 
 # Pipelines, and the inputs of each: x like the first one, b a bias.
 AFFINE = {"dropout": "x", "alpha_dropout": "x", "dropped": "x", "gaussian_dropout": "x", "dropout_add": "xx",
@@ -148,8 +148,9 @@ def of_rows(operations: Sequence[str], dtypes: Sequence[torch.dtype]) -> Iterato
 
 def of_sums(pipelines: dict[str, str], dtypes: Sequence[torch.dtype]) -> Iterator[Call]:
     for dtype in dtypes:
-        yield sum_of_parts(dtype, 9, 45)
-        yield sum_of_parts(dtype, 33, 32)
+        yield sums_of_parts(dtype, 1, 9, 45)
+        yield sums_of_parts(dtype, 2, 33, 45)
+        yield sums_of_parts(dtype, 2, 161, 32)
         for name, kinds in pipelines.items():
             yield and_sum(name, inputs(kinds, (17, 257), dtype), 3)
 

@@ -24,10 +24,11 @@ extern "C" int64_t run_rows_on_cuda(int operation, int dtype, void* const* opera
   return args.parts();
 }
 
-extern "C" void run_sum_of_parts_on_cuda(int dtype, const void* parts, int64_t count, int64_t features, void* sum) {
+extern "C" void run_sums_of_parts_on_cuda(int dtype, const void* parts, void* const* sums, int number, int64_t count,
+                                          int64_t features) {
   cuda_on_host::first_block = 0;
   cuda_on_host::last_block = UINT64_MAX;
-  launch_sum_of_parts(static_cast<DType>(dtype), parts, count, features, sum, nullptr);
+  launch_sums_of_parts(static_cast<DType>(dtype), parts, sums, number, count, features, nullptr);
 }
 
 // The rows of `features` elements of one call; `operands` are the output, then the inputs, and `strides` theirs.

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <optional>
 
-#include "../core/mask.h"
+#include "core/mask.h"
 
 namespace fused_dropout {
 

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <optional>
 
-#include "elementwise.h"
+#include "cuda/elementwise.h"
 
 namespace fused_dropout {
 
