@@ -65,7 +65,19 @@ class Level:
 
         if self.randomness == "same":
             return one()
-        return self.batched(torch.stack([one() for _ in range(self.size)]))
+        states = [one() for _ in range(self.size)]
+        return self.batched(torch.stack(states) if states else torch.empty(0, 2, dtype=torch.int64, device=like.device))
+
+    def by_sample(self, call: Callable[[int], Any]) -> Any:
+        """What `call` makes of the sample of each number: a tensor, several or none. Of an empty batch one is made too,
+        and left out."""
+
+        def joined(outputs: list[Any]) -> Any:
+            if isinstance(outputs[0], tuple):
+                return tuple(joined(list(each)) for each in zip(*outputs, strict=True))
+            return None if outputs[0] is None else self.batched(torch.stack(outputs)[: self.size])
+
+        return joined([call(i) for i in range(max(1, self.size))])
 
 
 class Unwrapped(NamedTuple):
@@ -75,7 +87,9 @@ class Unwrapped(NamedTuple):
     batched: bool
 
     def sample(self, i: int) -> Any:
-        return self.value[i] if self.batched else self.value
+        if not self.batched:
+            return self.value
+        return self.value[i] if self.value.shape[0] else self.value.new_zeros(self.value.shape[1:])
 
     @property
     def dims(self) -> int:
@@ -113,10 +127,7 @@ def apply(level: Level, op: Any, inputs: Sequence[Unwrapped], state: Tensor, p: 
         strides = row_major(mask_shape(op, tensors)) if strides is None else strides
         output = run(tensors, given.value, p_tensor.value, mask_strides=[0, *strides])
         return level.batched(output)
-    outputs = [run([x.sample(i) for x in inputs], given.sample(i), p_tensor.sample(i)) for i in range(level.size)]
-    if outputs and isinstance(outputs[0], tuple):
-        return tuple(level.batched(torch.stack(each)) for each in zip(*outputs, strict=True))
-    return None if outputs and outputs[0] is None else level.batched(torch.stack(outputs))
+    return level.by_sample(lambda i: run([x.sample(i) for x in inputs], given.sample(i), p_tensor.sample(i)))
 
 
 def pure(name: str) -> Callable[..., Any]:
@@ -145,7 +156,8 @@ def summed(name: str) -> Callable[..., Any]:
 
 
 def by_sample(name: str) -> Callable[..., Any]:
-    """The rule of an operation on rows: each sample is a call of its own, and has sums of columns of its own."""
+    """The rule of operations on rows, which sum up columns for each sample, and of what a state decides: each sample
+    is a call of its own."""
     op = getattr(torch.ops.fused_dropout, name).default
 
     def rule(*args: Any, p_tensor: "Tensor | None" = None, **options: Any) -> Any:
@@ -153,10 +165,13 @@ def by_sample(name: str) -> Callable[..., Any]:
         with level.below():
             given = [level.unwrapped(x) if isinstance(x, Tensor) else Unwrapped(x, False) for x in args]
             p = level.unwrapped(p_tensor)
-            outputs = [op(*(x.sample(i) for x in given), p_tensor=p.sample(i), **options) for i in range(level.size)]
-            return tuple(
-                None if each[0] is None else level.batched(torch.stack(each)) for each in zip(*outputs, strict=True)
-            )
+
+            def call(i: int) -> Any:
+                if p_tensor is not None:
+                    options["p_tensor"] = p.sample(i)
+                return op(*(x.sample(i) for x in given), **options)
+
+            return level.by_sample(call)
 
     return rule
 
@@ -240,7 +255,7 @@ def register() -> torch.library.Library:
     for name in NAMES:
         if name in ROWS:
             library.impl(name, drawing_by_sample(name), "FuncTorchVmapMode")
-        elif stem(name) in ROWS:
+        elif stem(name) in ROWS or name in ("keep_mask", "normal_noise"):
             library.impl(name, by_sample(name), "FuncTorchBatched")
         elif name in SUMMED:
             library.impl(name, summed(name), "FuncTorchBatched")

@@ -153,13 +153,20 @@ def _call(
     generator: torch.Generator | None,
     rng: Rng,
 ) -> tuple[Tensor, ...]:
-    """The operation's results. It checks its tensors itself, before it draws; what it refuses is looked at again."""
+    """The operation's results. It checks its tensors itself, before it draws."""
     try:
         return _results(name, tensors, p, constant, training, generator, rng)
     except (RuntimeError, TypeError, ValueError) as error:
-        refused = error
-    _check(name, tensors, p)
-    raise refused
+        raise _in_words(name, tensors, p, error) from None
+
+
+def _in_words(name: str, tensors: tuple[Any, ...], p: Probability, error: Exception) -> Exception:
+    """What to say of a call that the operation has refused."""
+    try:
+        _check(name, tensors, p)
+    except (RuntimeError, TypeError, ValueError) as said:
+        return said
+    return error
 
 
 def _results(

@@ -18,6 +18,8 @@ DRAWING = {
     "add": lambda x: fused_dropout.dropout_add(x, x, 0.5),
     "zoneout": lambda x: fused_dropout.zoneout(x, -x, 0.5),
     "blocks": lambda x: fused_dropout.drop_block2d(x.expand(1, 1, *x.shape), 0.3, 2)[0, 0],
+    "layer norm": lambda x: fused_dropout.dropout_add_layer_norm(x, x, None, None, 0.5)[0],
+    "softmax": lambda x: fused_dropout.softmax_dropout(x, 0.5),
     "native": lambda x: torch.nn.functional.dropout(x, 0.5),
 }
 
@@ -46,6 +48,26 @@ def test_randomness_is_obeyed_as_by_torchs_own(name, batched):
     different = run("different")
     assert different.shape == x.shape
     assert not any(torch.equal(different[i], different[j]) for i in range(5) for j in range(i))
+
+
+@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize("randomness", ["same", "different"])
+def test_an_empty_batch(randomness, name):
+    x = torch.ones(0, 40, 8)
+    run = vmap(DRAWING[name], randomness=randomness)
+    assert run(x).shape == x.shape
+    assert grad(lambda x: run(x).sum())(x).shape == x.shape
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+def test_masks_and_noise_of_a_batch_of_states(batch):
+    states = torch.arange(2 * batch).view(batch, 2) * 8
+    masks = vmap(lambda rng: fused_dropout.keep_mask((4, 5), 0.4, rng))(states)
+    noise = vmap(lambda rng: fused_dropout.normal_noise((4, 5), rng))(states)
+    assert masks.shape == noise.shape == (batch, 4, 5)
+    for i, rng in enumerate(states):
+        assert torch.equal(masks[i], fused_dropout.keep_mask((4, 5), 0.4, rng))
+        assert torch.equal(noise[i], fused_dropout.normal_noise((4, 5), rng))
 
 
 @pytest.mark.parametrize("in_dim", [0, 1, 2])
@@ -158,7 +180,13 @@ def test_compiled(randomness):
 
 def test_an_invalid_call_draws_nothing():
     before = torch.get_rng_state()
-    for call in (lambda v: ops.dropout(v, 1.5), lambda v: ops.dropout(v.long(), 0.5), lambda v: ops.dropout_(v, 2.0)):
+    for call in (
+        lambda v: ops.dropout(v, 1.5),
+        lambda v: ops.dropout(v.long(), 0.5),
+        lambda v: ops.dropout_(v, 2.0),
+        lambda v: ops.softmax_dropout(v.long(), None, 0.5, 1.0),
+        lambda v: ops.dropout_add_rms_norm(v, v[:2], None, 0.5, 1e-5),
+    ):
         with pytest.raises((ValueError, RuntimeError)):
             vmap(call, randomness="different")(torch.ones(3, 4))
     assert torch.equal(before, torch.get_rng_state())
