@@ -51,7 +51,8 @@ struct Affine {
     static const auto dropout = find<Unary::Apply>("dropout_apply"), dropped = find<Unary::Apply>("dropped_apply"),
                       gaussian = find<Unary::Apply>("gaussian_dropout_apply");
     const Derivative d = derivative(call, input);
-    if (d.map == Linear::kIdentity) return x;
+    const bool drops = d.map != Linear::kDropout || !drops_none(call.map.p, call.map.p_tensor);
+    if (d.map == Linear::kIdentity || !drops) return x;
     const auto& op = d.map == Linear::kDropped ? dropped : d.map == Linear::kGaussianDropout ? gaussian : dropout;
     return call.map.apply(op, call.state, static_cast<int64_t>(d.gain), x);
   }
@@ -59,7 +60,7 @@ struct Affine {
   static variable_list gradients(const Tensor& grad, const Call& call, const std::vector<bool>& wanted) {
     variable_list grad_inputs(wanted.size());
     if constexpr (Pipeline::kBias >= 0) {
-      if (sums_bias<Pipeline>(call, wanted)) {
+      if (sums_bias<Pipeline>(call, wanted) && !drops_none(call.map.p, call.map.p_tensor)) {
         static const auto op = find<Signatures<1, 2>::Apply>(apply_name<AndSum<Dropout<float>>>());
         std::tie(grad_inputs[0], grad_inputs[Pipeline::kBias]) =
             call.map.apply(op, call.state, static_cast<int64_t>(derivative(call, 0).gain), grad);

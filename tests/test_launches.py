@@ -76,3 +76,15 @@ def test_rows_are_those_of_the_state_that_they_draw_and_leave(p, implementation,
     assert torch.equal(state, want)
     dropped = results[0 if name == "softmax_dropout" else 1] == 0
     assert torch.equal(dropped, ~fused_dropout.keep_mask(shape, p, state))
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.4, False), (0.0, True)])
+def test_the_gradient_of_a_sum_without_a_mask_is_no_operation(p, training):
+    tensors = [t.clone().requires_grad_() for t in BOTH["bias_dropout_add"]]
+    y = fused_dropout.bias_dropout_add(*tensors, p, training)
+    grad = torch.randn_like(y)
+    with Called() as called:
+        grads = torch.autograd.grad(y, tensors, grad)
+    assert called.ours() == []
+    for got, want in zip(grads, torch.autograd.grad(X + tensors[1] + Y, tensors[1], grad) * 3, strict=True):
+        assert torch.equal(got, want if got.dim() == 1 else grad)
