@@ -146,8 +146,7 @@ struct Calls {
 
   // What drops nothing reads no state: evaluation passes one that nobody has written.
   static StateSource given(const Tensor& state, const MapArgs& map) {
-    const bool unread = P::kNoise != Noise::kNormal && drops_none(map.p, map.p_tensor);
-    return unread ? StateSource{} : state_source(state);
+    return drops_none(map.p, map.p_tensor) ? StateSource{} : state_source(state);
   }
 
   static void check(at::ArrayRef<Tensor> inputs, const MapArgs& map) {

@@ -136,13 +136,6 @@ MISTAKES = (
         unit="csrc/cpu/elementwise.cpp",
     ),
     Mistake(
-        "csrc/elementwise_ops.h",
-        "P::kNoise != Noise::kNormal && drops_none",
-        "drops_none",
-        "test_layers.py",
-        unit="csrc/cpu/elementwise.cpp",
-    ),
-    Mistake(
         "csrc/rowwise_ops.h",
         "if (args.masked || state.generator)",
         "if (args.masked)",

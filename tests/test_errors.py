@@ -492,8 +492,16 @@ def test_draw_arguments():
         lambda x: fused_dropout.dropout_add_layer_norm(x, x, None, None, 0.5),
         lambda x: fused_dropout.dropout_add_rms_norm(x, x, None, 0.5),
         lambda x: fused_dropout.drop_block2d(x[None, None], 0.5, 3),
+        lambda x: fused_dropout.dropout_linear(torch.ones(2, 4), x[:1, :1].expand(1 << 46, 4)),
     ],
-    ids=["dropout", "softmax_dropout", "dropout_add_layer_norm", "dropout_add_rms_norm", "drop_block2d"],
+    ids=[
+        "dropout",
+        "softmax_dropout",
+        "dropout_add_layer_norm",
+        "dropout_add_rms_norm",
+        "drop_block2d",
+        "dropout_linear",
+    ],
 )
 def test_an_output_that_memory_cannot_hold_leaves_the_generator_as_it_was(call):
     """Also where the state is drawn before the output is allocated."""

@@ -44,10 +44,6 @@ template <class Bits, class C, class = std::enable_if_t<std::is_arithmetic_v<C>>
 FD_HOST_DEVICE Pair<Bits> operator|(Pair<Bits> a, C b) {
   return {a.first | b, a.second | b};
 }
-template <class Bits>
-FD_HOST_DEVICE Pair<Bits> operator<<(Pair<Bits> a, int by) {
-  return {a.first << by, a.second << by};
-}
 
 template <class V>
 struct Number<Pair<V>> {
