@@ -155,7 +155,22 @@ def _call(
 ) -> tuple[Tensor, ...]:
     """The operation's results. It checks its tensors itself, before it draws."""
     try:
-        return _results(name, tensors, p, constant, training, generator, rng)
+        number, p_tensor = p
+        device = tensors[0].device
+        apply = getattr(ops, f"{name}_apply")
+        if not training or (p_tensor is None and number == 0):
+            return apply(*tensors, unread_state(device), 0.0, constant)
+        options: dict[str, Any] = {} if p_tensor is None else {"p_tensor": p_tensor}
+        if rng is not None:
+            return apply(*tensors, as_state(rng, device, name), number, constant, **options)
+        if torch.compiler.is_compiling():
+            check_traced(name, generator)
+        elif generator is not None:
+            options["generator"] = generator
+        if torch.compiler.is_compiling() or dispatch_modes() > 0:
+            options["call_id"] = call_id(tensors[0])
+        with giving_back(device, generator, rng):  # the CPU's loops have buffers
+            return getattr(ops, name)(*tensors, number, constant, **options)
     except (RuntimeError, TypeError, ValueError) as error:
         raise _in_words(name, tensors, p, error) from None
 
@@ -167,30 +182,3 @@ def _in_words(name: str, tensors: tuple[Any, ...], p: Probability, error: Except
     except (RuntimeError, TypeError, ValueError) as said:
         return said
     return error
-
-
-def _results(
-    name: str,
-    tensors: tuple[Any, ...],
-    p: Probability,
-    constant: float,
-    training: bool,
-    generator: torch.Generator | None,
-    rng: Rng,
-) -> tuple[Tensor, ...]:
-    number, p_tensor = p
-    device = tensors[0].device
-    apply = getattr(ops, f"{name}_apply")
-    if not training or (p_tensor is None and number == 0):
-        return apply(*tensors, unread_state(device), 0.0, constant)
-    options: dict[str, Any] = {} if p_tensor is None else {"p_tensor": p_tensor}
-    if rng is not None:
-        return apply(*tensors, as_state(rng, device, name), number, constant, **options)
-    if torch.compiler.is_compiling():
-        check_traced(name, generator)
-    elif generator is not None:
-        options["generator"] = generator
-    if torch.compiler.is_compiling() or dispatch_modes() > 0:
-        options["call_id"] = call_id(tensors[0])
-    with giving_back(device, generator, rng):  # the CPU's loops have buffers
-        return getattr(ops, name)(*tensors, number, constant, **options)

@@ -64,8 +64,8 @@ constexpr int64_t kRowParts = 1024;
 // multiprocessor of an H200. For 4,096 rows of 4,096 bfloat16 elements their sums are 3 % of the memory traffic.
 constexpr int64_t kSumBlocks = 1024;
 
-// Threads of a block that adds up the sums of parts, all of a block's: a thread has 32 of 1,024 parts to wait for, four
-// at a time, and 1,024 columns are 32 blocks.
+// Threads of a block that adds up the sums of parts: of 1,024 parts each reads 32, four at a time, and 1,024 columns
+// are 32 blocks.
 constexpr int kSumThreads = 1024;
 
 // Starts at least one block; 2^31 - 1 of them take 4 * 10^12 elements.
