@@ -56,10 +56,24 @@ def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> ar
     if options.device == "cuda" and not cuda:
         parser.error("--device cuda: expected a GPU that PyTorch sees and an extension built with CUDA")
     options.device = options.device or ("cuda" if cuda else "cpu")
-    for path in (options.json, options.csv):
-        if path is not None and not path.parent.is_dir():
-            parser.error(f"{path}: expected a folder that exists, but {path.parent} is none")
+    if refusal := _cannot_be_written(options):
+        parser.error(refusal)
     return options
+
+
+def _cannot_be_written(options: argparse.Namespace) -> str | None:
+    """Found by trying, before anything is measured: what was measured would be lost."""
+    for path in filter(None, (options.json, options.csv)):
+        is_new = not path.exists()
+        try:
+            path.open("a").close()
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        if is_new:
+            path.unlink()
+    if options.plots is not None and options.plots.exists() and not options.plots.is_dir():
+        return f"{options.plots}: expected a folder, but it is a file"
+    return None
 
 
 def choice_of(options: argparse.Namespace) -> Choice:
