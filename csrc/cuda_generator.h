@@ -19,8 +19,8 @@ struct CudaStates {
   static StateSource draw(const std::optional<at::Generator>& generator, int64_t*) {
     auto* gen =
         at::get_generator_or_default<at::CUDAGeneratorImpl>(generator, at::cuda::detail::getDefaultCUDAGenerator());
-    const auto device = at::cuda::current_device();
-    TORCH_CHECK(gen->device().index() == device, "expected a generator of the input's device cuda:", int{device},
+    const auto device = at::cuda::current_device(), own = gen->device().index();  // -1: torch.Generator("cuda")
+    TORCH_CHECK(own == device || own == -1, "expected a generator of the input's device cuda:", int{device},
                 ", but got one of ", gen->device());
     const std::lock_guard<std::mutex> lock(gen->mutex_);
     const at::PhiloxCudaState drawn = gen->philox_cuda_state(kGroup);

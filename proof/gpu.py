@@ -23,9 +23,11 @@ PROCESSES = "4"  # each of which takes some of a GPU's memory for itself
 
 
 def run_tests(*arguments: str, before: tuple[str, ...] = (), **environment: str) -> tuple[int, str]:
-    """The exit status of pytest, and the line in which it says how many passed."""
+    """The exit status of pytest, and the line in which it says how many passed; what it says of failures is printed."""
     command = [*before, sys.executable, "-m", "pytest", *arguments]
     ran = subprocess.run(command, cwd=host.ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    if ran.returncode != 0:
+        print(*command, ran.stdout, ran.stderr, sep="\n", file=sys.stderr)
     summary = re.findall(r"^\d+ (?:passed|failed).*$", ran.stdout, flags=re.MULTILINE)
     return ran.returncode, summary[-1] if summary else f"exit status {ran.returncode}"
 

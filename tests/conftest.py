@@ -24,11 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def moved(t: torch.Tensor, device: str) -> torch.Tensor:
-    """A copy that lies in its storage as `t` does: Tensor.to keeps neither gaps nor an offset."""
+    """A copy that lies in its storage as `t` does: Tensor.to keeps neither gaps nor an offset. Still lazily conjugated
+    and negative, where `t` is."""
     if device == t.device.type:
         return t
     storage = t.new_empty(0).set_(t.untyped_storage())
-    return storage.to(device).as_strided(t.shape, t.stride(), t.storage_offset())
+    copy = storage.to(device).as_strided(t.shape, t.stride(), t.storage_offset())
+    copy = copy.conj() if t.is_conj() else copy
+    return torch._neg_view(copy) if t.is_neg() else copy
 
 
 class Called(TorchDispatchMode):

@@ -36,6 +36,14 @@ def complex_of(*shape, dtype=torch.complex64):
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("layout", COMPLEX_LAYOUTS)
+def test_a_layout_is_as_lazy_on_another_device(layout):
+    """As tests/test_values.py asks of a layout's strides."""
+    x = COMPLEX_LAYOUTS[layout](complex_of(3, 4, 5, 7))
+    copy = moved(x, "meta")
+    assert (copy.is_conj(), copy.is_neg()) == (x.is_conj(), x.is_neg())
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", COMPLEX, ids=str)
 @pytest.mark.parametrize("layout", COMPLEX_LAYOUTS)
