@@ -11,6 +11,7 @@ from tqdm import tqdm
 from . import (
     answers,
     dieharder,
+    emulator,
     failures,
     fuzzing,
     gpu,
@@ -34,6 +35,7 @@ SECTIONS: dict[str, report.Section] = {
     "properties": properties,
     "fuzzing": fuzzing,
     "kernels": kernels,
+    "emulator": emulator,
     "sanitizers": sanitizers,
     "suite": suite,
     "failures": failures,

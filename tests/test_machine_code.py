@@ -6,7 +6,6 @@ Needs no GPU: cuobjdump reads the extension.
 
 import json
 import re
-import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import pytest
 import sass
 from conftest import build_info
+
+from proof import host
 
 # Registers a thread. 65,536 a multiprocessor: 48 let 1,280 threads run at once, 64 1,024, 72 896, 80 768, 128 512, and
 # 255, the most there are, 256; the small ones are far below what any of them needs.
@@ -36,12 +37,7 @@ pytestmark = pytest.mark.skipif(build_info()["cuda"] is None, reason="the extens
 
 
 def tool(name: str) -> str:
-    """From the CUDA toolkit, or from the Triton wheel that torch brings along."""
-    found = shutil.which(name)
-    if found is None:
-        triton = pytest.importorskip("triton", reason="neither cuobjdump nor Triton's copy of it is installed")
-        found = str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
-    return found
+    return host.cuda_tool(name) or pytest.skip(f"neither {name} nor Triton's copy of it is installed")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 from proof import __main__ as proof
 from proof import (
     answers,
+    emulator,
     failures,
     fuzzing,
     host,
@@ -26,10 +27,15 @@ pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ comp
 
 
 COMPILED = pytest.param(kernels, marks=pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc"))
+EMULATED = pytest.param(
+    emulator, marks=pytest.mark.skipif(emulator.absent() is not None, reason=str(emulator.absent()))
+)
 
 
 @pytest.mark.parametrize(
-    "section", [answers, probability, statistics, properties, fuzzing, failures, COMPILED], ids=lambda s: s.__name__
+    "section",
+    [answers, probability, statistics, properties, fuzzing, failures, COMPILED, EMULATED],
+    ids=lambda s: s.__name__,
 )
 def test_every_claim_holds(section):
     findings = list(section.findings(quick=True))

@@ -28,11 +28,15 @@ class Machine:
         self.kernels = module.kernels.keys()
         self.instructions = 0  # executed, by each thread that was there
 
+    def parameters(self, kernel: str) -> list[int]:
+        """The bytes of each of a kernel's parameters."""
+        return list(self._module.function(self._module.kernels[kernel]).parameters.values())
+
     def launch(self, kernel: str, blocks: Sequence[int], threads: int, parameters: bytes, memory: Memory) -> None:
         """Those of a grid's blocks."""
         function = self._module.function(self._module.kernels[kernel])
-        if list(function.parameters.values()) != [len(parameters)]:
-            raise Unsupported(f"{kernel} has parameters of {list(function.parameters.values())} bytes, "
+        if self.parameters(kernel) != [len(parameters)]:
+            raise Unsupported(f"{kernel} has parameters of {self.parameters(kernel)} bytes, "
                               f"and was launched with {len(parameters)}")  # fmt: skip
         region = Region("the parameters", len(parameters), writable=False)
         region.bytes(0, len(parameters))[:] = np.frombuffer(parameters, dtype=np.uint8)

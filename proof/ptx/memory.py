@@ -20,12 +20,12 @@ class AccessError(Exception):
 class Region:
     """`size` bytes, the first of them at address `begin` within the region's window."""
 
-    def __init__(self, name: str, size: int, begin: int = 0, writable: bool = True) -> None:
+    def __init__(self, name: str, size: int, begin: int = 0, writable: bool = True, there: Array | None = None) -> None:
+        """`there` is memory that exists, in multiples of 16 bytes."""
         self.name, self.size, self.begin, self.writable = name, size, begin, writable
         self.written = 0  # bytes
         self.widths: set[int] = set()  # of the accesses that wrote them
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
-        self._bytes = np.frombuffer(mmap.mmap(-1, (begin + size + 16) // 16 * 16, flags=flags), dtype=np.uint8)
+        self._bytes = _reserved(begin + size) if there is None else there
 
     def bytes(self, first: int, last: int) -> Array:
         """A view of those of the region."""
@@ -63,6 +63,11 @@ class Region:
         return before
 
 
+def _reserved(size: int) -> Array:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+    return np.frombuffer(mmap.mmap(-1, (size + 16) // 16 * 16, flags=flags), dtype=np.uint8)
+
+
 class Memory:
     """The global memory of a device."""
 
@@ -76,31 +81,28 @@ class Memory:
 
     def load(self, address: Array, kind: type, count: int) -> list[Array]:
         values: list[Array] = [np.zeros(len(address), dtype=kind) for _ in range(count)]
-        for region, which in self._regions_at(address):
-            for value, found in zip(values, region.read(_within(address[which]), kind, count), strict=True):
+        for region, which, within in self._regions_at(address):
+            for value, found in zip(values, region.read(within, kind, count), strict=True):
                 value[which] = found
         return values
 
     def store(self, address: Array, values: list[Array]) -> None:
-        for region, which in self._regions_at(address):
-            region.write(_within(address[which]), [value[which] for value in values])
+        for region, which, within in self._regions_at(address):
+            region.write(within, [value[which] for value in values])
 
     def add(self, address: Array, values: Array) -> Array:
         before = np.zeros_like(values)
-        for region, which in self._regions_at(address):
-            before[which] = region.add(_within(address[which]), values[which])
+        for region, which, within in self._regions_at(address):
+            before[which] = region.add(within, values[which])
         return before
 
-    def _regions_at(self, address: Array) -> list[tuple[Region, Array]]:
-        """The regions that addresses point to, and which of them do. A null pointer points to none."""
+    def _regions_at(self, address: Array) -> list[tuple[Region, Array, Array]]:
+        """The regions that addresses point to, which of them do, and where in the region. A null pointer has none."""
         numbers = address >> WINDOW
         found = []
         for number in np.unique(numbers):
             if not 1 <= number <= len(self._regions):
                 raise AccessError(f"out of bounds: an access at {int(address[numbers == number][0]):#x}, no allocation")
-            found.append((self._regions[int(number) - 1], np.flatnonzero(numbers == number)))
+            which = np.flatnonzero(numbers == number)
+            found.append((self._regions[int(number) - 1], which, address[which] & ((1 << WINDOW) - 1)))
         return found
-
-
-def _within(address: Array) -> Array:
-    return address & ((1 << WINDOW) - 1)

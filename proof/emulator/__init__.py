@@ -1,0 +1,70 @@
+"""A GPU in software: PyTorch's CUDA build and the extension as they are installed, on host memory.
+
+What a GPU's driver would do is in `runtime.cpp`, which is preloaded. Kernels of the extension are run as the PTX that
+lies in it (`device.py`, by `proof/ptx`), PyTorch's own operations by its CPU kernels (`operations.py`). So everything
+that stands between a tensor and a kernel runs as on a GPU: the dispatcher, device guards, streams, generators, captured
+graphs and the autograd engine's threads. The order of streams does not show, since each runs at once, and no time does.
+
+    python -m proof.emulator tests/test_cuda.py -k "replays or generators"   # pytest, with two GPUs in software
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from fused_dropout import build_info
+
+from ..gpu import ALONE, run_tests
+from ..report import Finding, Skipped
+
+TITLE = "The CUDA build on a GPU in software"
+METHOD = (
+    "`proof/emulator` stands in for CUDA's runtime, with two devices of host memory: PyTorch and the extension run as "
+    "they are, kernels as the PTX that lies in the extension, every access within an allocation, PyTorch's own "
+    "operations by its CPU kernels. Left out is what takes Triton."
+)
+PLUGIN = ("-p", "proof.emulator.plugin")
+WITHOUT_TRITON = "not compiled"
+RUNTIME = "FUSED_DROPOUT_EMULATED_RUNTIME"  # the environment variable that says where it was built
+
+
+def absent() -> str | None:
+    """What is missing for it, in words."""
+    if build_info()["cuda"] is None:
+        return "the extension was built without CUDA"
+    return None if shutil.which("nvcc") else "no nvcc, whose headers the runtime is compiled with"
+
+
+@contextmanager
+def environment() -> Iterator[Mapping[str, str]]:
+    """What a process needs to find the GPU in software, once it has loaded the plugin."""
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder, "libcuda.so.1")
+        source = Path(__file__).parent / "runtime.cpp"
+        command = ["nvcc", "-std=c++17", "-O1", "-shared", "-cudart", "none", "-Xcompiler", "-fPIC",
+                   "-Xlinker", f"-soname={built.name}", source, "-o", built]  # fmt: skip
+        subprocess.run(command, check=True)
+        # Without PyTorch's cache an allocation is a tensor, whose bounds are known.
+        yield {"LD_PRELOAD": str(built), RUNTIME: str(built), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """As `gpu.run_tests`."""
+    with environment() as variables:
+        return run_tests(*PLUGIN, *arguments, **variables)
+
+
+def findings(quick: bool) -> Iterator[Finding]:
+    if reason := absent():
+        raise Skipped(reason)
+    # Long rows take as many blocks of time as of threads.
+    status, said = run(ALONE, "-k", f"{WITHOUT_TRITON} and not 70000" if quick else WITHOUT_TRITON)
+    yield Finding("the tests of a GPU", said, "all pass", status == 0)
+    if not quick:
+        processes = str(os.cpu_count())
+        status, said = run("-n", processes, f"--ignore={ALONE}", "-k", f"cuda and {WITHOUT_TRITON}", "tests")
+        yield Finding("the other tests, of every device", said, "all pass", status == 0)
