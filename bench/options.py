@@ -49,6 +49,8 @@ def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> ar
     build = fused_dropout.build_info()
     if not build["extension"]:
         parser.error("expected the extension, but it is not built: there is nothing to measure in its reference")
+    if refusal := _cannot_be_written(options):
+        parser.error(refusal)
     needed = ["tqdm"] + ["matplotlib"] * (options.plots is not None)
     if missing := [name for name in needed if find_spec(name) is None]:
         parser.error(f"{' and '.join(missing)} missing: pip install 'fused-dropout[bench]', or {' '.join(missing)}")
@@ -56,8 +58,6 @@ def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> ar
     if options.device == "cuda" and not cuda:
         parser.error("--device cuda: expected a GPU that PyTorch sees and an extension built with CUDA")
     options.device = options.device or ("cuda" if cuda else "cpu")
-    if refusal := _cannot_be_written(options):
-        parser.error(refusal)
     return options
 
 

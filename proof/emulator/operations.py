@@ -21,7 +21,7 @@ def install(replay: Replay) -> torch.library.Library:
     generator = torch.Generator()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that each of these stands before another one
-        for name in torch._C._dispatch_get_registrations_for_dispatch_key("CUDA"):
+        for name in ["aten::copy_", *torch._C._dispatch_get_registrations_for_dispatch_key("CUDA")]:
             space, _, rest = name.partition("::")
             if space != "aten" or rest.startswith(KEPT):
                 continue
@@ -40,7 +40,9 @@ def on_the_host(x: Tensor) -> Tensor:
     if storage.nbytes() == 0:
         return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
     there = torch.frombuffer((ctypes.c_uint8 * storage.nbytes()).from_address(storage.data_ptr()), dtype=torch.uint8)
-    return torch.empty(0, dtype=x.dtype).set_(there.untyped_storage(), x.storage_offset(), x.shape, x.stride())
+    host = torch.empty(0, dtype=x.dtype).set_(there.untyped_storage(), x.storage_offset(), x.shape, x.stride())
+    host = host.conj() if x.is_conj() else host
+    return torch._neg_view(host) if x.is_neg() else host
 
 
 def _of_the_host(x: Any, generator: torch.Generator) -> Any:
@@ -65,10 +67,14 @@ def _is_view(operation: Any) -> bool:
 
 
 def _by_the_cpu(operation: Any, generator: torch.Generator, replay: Replay) -> Callable[..., Any]:
+    takes_tensors = [str(argument.type) for argument in operation._schema.arguments] == ["Tensor", "Tensor"]
+
     def run(*args: Any, **kwargs: Any) -> Any:
         flat, form = tree_flatten((args, kwargs))
         device = next(x.device for x in flat if isinstance(x, Tensor) and x.device.type == "cuda")
         there = [_of_the_host(x, generator) for x in flat]
+        if takes_tensors and type(there[-1]) is int:  # a number, which Python's call does not take for a tensor
+            there[-1] = torch.tensor(there[-1])
         own = {id(host): x for host, x in zip(there, flat, strict=True) if isinstance(x, Tensor)}
         host_args, host_kwargs = tree_unflatten(there, form)
         results, results_form = tree_flatten(operation(*host_args, **host_kwargs))

@@ -233,7 +233,8 @@ cudaError_t cudaMalloc(void** pointer, size_t size) {
   allocations[reinterpret_cast<uintptr_t>(*pointer)] = {size, current};
   return cudaSuccess;
 }
-// From the first capture on, memory is kept: a graph's belongs to it, which PyTorch's cache, if it were on, would see to.
+// From the first capture on, memory is kept: a graph's belongs to it, which PyTorch's cache, if it were on, would see
+// to.
 cudaError_t cudaFree(void* pointer) {
   const std::lock_guard lock(mutex);
   if (captures != 0) return cudaSuccess;
@@ -299,6 +300,15 @@ cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t bytes,
                              cudaStream_t stream) {
   return launch(function, grid, block, arguments, bytes, stream);
+}
+// As nvcc has `<<<>>>`: a kernel's handle is its function.
+cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
+  *kernel = static_cast<cudaKernel_t>(const_cast<void*>(function));
+  return cudaSuccess;
+}
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t bytes,
+                               cudaStream_t stream) {
+  return launch(kernel, grid, block, arguments, bytes, stream);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
   return launch(function, config->gridDim, config->blockDim, arguments, config->dynamicSmemBytes, config->stream);
