@@ -153,8 +153,8 @@ MISTAKES = (
 )
 
 
-def caught(mistake: Mistake | None, tests: str) -> str:
-    """The first test that fails in a copy of the project, or ""."""
+def caught(mistake: Mistake | None, tests: str, *arguments: str, **variables: str) -> str:
+    """The first test that fails in a copy of the project, or ""; pytest is given further arguments and variables."""
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         for part in ("fused_dropout", "tests", "proof", "csrc"):
@@ -165,8 +165,8 @@ def caught(mistake: Mistake | None, tests: str) -> str:
             source = Path(mistake.unit or mistake.file)
             if source.suffix == ".cpp":
                 extension.link(copy, {source: extension.compile_again(source, copy)})
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{tests}"]
-        environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments, f"tests/{tests}"]
+        environment = {**os.environ, **variables, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
         ran = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
         failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", ran.stdout, flags=re.MULTILINE)
         if ran.returncode and failed is None:
@@ -174,11 +174,15 @@ def caught(mistake: Mistake | None, tests: str) -> str:
         return failed[1] if failed else ""
 
 
+def finding(mistake: Mistake, test: str) -> Finding:
+    """Of a mistake, and of what `caught` said."""
+    claim = f"{mistake.file}: `{mistake.right}` -> `{mistake.wrong}`"
+    return Finding(claim, test or "not caught", "a test fails", bool(test) and test != "the tests do not start")
+
+
 def findings(quick: bool) -> Iterator[Finding]:
     for tests in sorted({mistake.tests for mistake in MISTAKES}):
         failed = caught(None, tests)
         yield Finding(f"as it is: {tests}", failed or "passes", "passes", not failed)
     for mistake in MISTAKES:
-        test = caught(mistake, mistake.tests)
-        claim = f"{mistake.file}: `{mistake.right}` -> `{mistake.wrong}`"
-        yield Finding(claim, test or "not caught", "a test fails", bool(test) and test != "the tests do not start")
+        yield finding(mistake, caught(mistake, mistake.tests))

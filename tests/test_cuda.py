@@ -162,16 +162,19 @@ def test_graph_replays_draw_anew_and_equal_eager_calls():
     with torch.cuda.graph(graph):
         y = fused_dropout.dropout(x, 0.5)
         (grad,) = torch.autograd.grad(y.sum(), x)
+        again, rows = fused_dropout.dropout(x, 0.5), fused_dropout.softmax_dropout(x.view(100, 100), 0.5)
     torch.cuda.manual_seed(7)
     replays = []
     for _ in range(3):
         graph.replay()
         assert torch.equal(grad == 0, y == 0)
-        replays.append(y.clone())
+        replays.append([t.clone() for t in (y, again, rows)])
     torch.cuda.manual_seed(7)
     for replay in replays:
-        assert torch.equal(fused_dropout.dropout(x, 0.5), replay)
-    assert not torch.equal(replays[0], replays[1])
+        eager = [fused_dropout.dropout(x, 0.5), fused_dropout.dropout(x, 0.5)]
+        eager.append(fused_dropout.softmax_dropout(x.view(100, 100), 0.5))
+        assert all(map(torch.equal, eager, replay))
+    assert not torch.equal(replays[0][0], replays[1][0])
 
 
 def test_a_state_on_the_device_may_change_between_replays():

@@ -15,6 +15,7 @@ from proof import (
     fuzzing,
     host,
     kernels,
+    mistakes,
     mutation,
     probability,
     properties,
@@ -45,6 +46,13 @@ def test_every_claim_holds(section):
 
 def test_the_report_is_that_of_the_results():
     assert report.markdown(proof.RESULTS, proof.EVERY) == proof.REPORT.read_text()
+
+
+@pytest.mark.parametrize("mistake", [*mistakes.MISTAKES, *emulator.MISTAKES], ids=lambda m: f"{m.file}, {m.right}")
+def test_a_mistake_can_be_made(mistake):
+    """The long proof makes it, and runs these tests: both must be there still."""
+    assert mistake.right in (host.ROOT / mistake.file).read_text()
+    assert (host.ROOT / "tests" / mistake.tests).exists()
 
 
 def test_a_count_that_is_off_by_one_is_noticed():

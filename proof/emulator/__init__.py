@@ -18,7 +18,9 @@ from pathlib import Path
 
 from fused_dropout import build_info
 
+from .. import mistakes
 from ..gpu import ALONE, run_tests
+from ..mistakes import Mistake
 from ..report import Finding, Skipped
 
 TITLE = "The CUDA build on a GPU in software"
@@ -26,12 +28,28 @@ METHOD = (
     "`proof/emulator` stands in for CUDA's runtime, with two devices of host memory: PyTorch and the extension run as "
     "they are, kernels as the PTX that lies in the extension, every access within an allocation, PyTorch's own "
     "operations by its CPU kernels. Left out are what takes Triton and one test of thousands of calls "
-    "(tests/test_expanded.py); cases that differ in the CPU's instruction set alone are run with one of them."
+    "(tests/test_expanded.py); cases that differ in the CPU's instruction set alone are run with one of them. Then "
+    "mistakes are made in what stands between PyTorch and the kernels, which the tests of a GPU must notice."
 )
 PLUGIN = ("-p", "proof.emulator.plugin")
 WITHOUT_TRITON = "not compiled"
 LEFT_OUT = (ALONE, "tests/test_cuda_on_host.py", "tests/test_rows_on_host.py", "tests/test_expanded.py")
 RUNTIME = "FUSED_DROPOUT_EMULATED_RUNTIME"  # the environment variable that says where it was built
+
+GENERATOR, OPERATIONS = "csrc/cuda_generator.h", "csrc/elementwise_ops.h"
+MISTAKES = tuple(
+    Mistake(*change, "test_cuda.py", unit="csrc/cuda/elementwise.cpp")
+    for change in (
+        (GENERATOR, "own == device || own == -1", "own == device"),
+        (GENERATOR, "{drawn.seed_.ptr, drawn.offset_.ptr, 0,", "{nullptr, nullptr, 7,"),
+        (GENERATOR, "drawn.offset_.ptr, 0, drawn.offset_intragraph_}", "drawn.offset_.ptr, 0, 0}"),
+        (GENERATOR, "philox_cuda_state(kGroup)", "philox_cuda_state(2 * kGroup)"),
+        (GENERATOR, "getDefaultCUDAGenerator()", "getDefaultCUDAGenerator(0)"),
+        (OPERATIONS, "const c10::DeviceGuard guard(inputs[0].device());", ""),
+        ("csrc/cuda/elementwise.cpp", "dtype, args, at::cuda::getCurrentCUDAStream()", "dtype, args, nullptr"),
+    )
+)
+NOTICING = "replays or honoured or streams or advances"
 
 
 def absent() -> str | None:
@@ -71,3 +89,7 @@ def findings(quick: bool) -> Iterator[Finding]:
         cases = " and not ".join(["cuda", *(build_info()["cpu_instruction_sets"] or [])[1:]])
         status, said = run("-n", str(os.cpu_count()), *ignored, "-k", f"{WITHOUT_TRITON} and {cases}", "tests")
         yield Finding("the other tests, where they are of every device", said, "all pass", status == 0)
+        with environment() as variables:
+            for mistake in MISTAKES:
+                test = mistakes.caught(mistake, mistake.tests, *PLUGIN, "-k", NOTICING, **variables)
+                yield mistakes.finding(mistake, test)

@@ -5,6 +5,7 @@
 // Also libcuda.so.1, of which PyTorch wants no more than that it is there.
 #include <cuda_runtime_api.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -25,6 +26,7 @@ constexpr unsigned char kRubbish = 0xA5;
 // Bytes of a kernel's one argument, 0 if it cannot be run; and a launch.
 using SizeOf = size_t (*)(const char* kernel);
 using Launched = int (*)(const char* kernel, uint32_t blocks, uint32_t threads, const void* argument, int device);
+using Clock = std::chrono::steady_clock;
 using Work = std::function<cudaError_t()>;
 struct Graph {
   std::vector<Work> works;
@@ -198,6 +200,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->warpSize = 32;
   properties->maxThreadsPerBlock = 1024;
   properties->maxThreadsPerMultiProcessor = 2048;
+  properties->l2CacheSize = 50 << 20;
   properties->totalGlobalMem = size_t{8} << 30;
   properties->sharedMemPerBlock = 48 << 10;
   properties->regsPerMultiprocessor = 1 << 16;
@@ -285,13 +288,29 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
 cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+// An event is when it was recorded.
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = reinterpret_cast<cudaEvent_t>(64);
+  *event = reinterpret_cast<cudaEvent_t>(new Clock::time_point);
   return cudaSuccess;
 }
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t, cudaStream_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete reinterpret_cast<Clock::time_point*>(event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  *reinterpret_cast<Clock::time_point*>(event) = Clock::now();
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned) {
+  return cudaEventRecord(event, stream);
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  using Milliseconds = std::chrono::duration<float, std::milli>;
+  const auto time = [](cudaEvent_t event) { return *reinterpret_cast<Clock::time_point*>(event); };
+  *milliseconds = Milliseconds(time(end) - time(begin)).count();
+  return cudaSuccess;
+}
 cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 
