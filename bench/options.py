@@ -14,7 +14,8 @@ from .choice import Choice, Level, words
 DTYPES = {words(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 EPILOG = """A ratio is our time divided by theirs: below 1, ours is faster.
 Exit status: 0, measured or compared; 1, a target is missed (with --strict), or something is slower beyond noise (with
---compare); 2, wrong usage, or this machine lacks what was asked for."""
+--compare); 2, wrong usage, or this machine lacks what was asked for; 130, interrupted, and what was measured until then
+has been printed and written."""
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:

@@ -50,6 +50,24 @@ def sweep_table(records: Sequence[dict[str, Any]]) -> str:
     return aligned(head, [_sweep_cells(record) for record in records if "refused" not in record], words=3)
 
 
+def reason(error: Exception) -> str:
+    """Its first line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def refused(case: Case, error: Exception) -> dict[str, Any]:
+    """Instead of a row, where the baseline cannot run."""
+    return {
+        "name": case.name,
+        "implementation": case.versus,
+        "device": case.device,
+        "dtype": words(case.dtype),
+        "numel": case.numel,
+        "threads": case.threads,
+        "refused": reason(error),
+    }
+
+
 def skipped(peers: Mapping[str, str], records: Sequence[dict[str, Any]]) -> str:
     """A line for each peer that was not measured, and why."""
     lines = [f"not measured: {name}: {reason}" for name, reason in peers.items() if reason]

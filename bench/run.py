@@ -19,24 +19,31 @@ Labelled = TypeVar("Labelled", Case, sweep.Point)
 
 def run(choice: Choice) -> dict[str, Any]:
     """The result as it is written. What was not chosen by name, size or peer is left out, and so are, where something
-    was, the limits of the machine and memory."""
+    was, the limits of the machine and memory. Interrupted, it is what was measured until then, and says so."""
     chosen, points = list(cases(choice)), list(sweep.points(choice))
     others = peers.peers(choice)
     facts, threads = provenance(choice), torch.get_num_threads()
     result: dict[str, Any] = {"provenance": facts, "peers": {peer.name: peer.skipped for peer in others}}
+    result |= {"rows": [], "sweep": [], "refused": [], "cut_short": False}
     try:
         check_all(chosen)
         with tqdm(total=len(chosen) + len(points), unit="case", leave=False, disable=None) as bar:
-            result["rows"] = [_row(case, choice) for case in _each(chosen, bar)]
-            result["sweep"] = [r for point in _each(points, bar) for r in sweep.measure_point(point, others, choice)]
+            for case in _each(chosen, bar):
+                row = _row(case, choice)
+                result["refused" if "refused" in row else "rows"].append(row)
+            for point in _each(points, bar):
+                result["sweep"] += sweep.measure_point(point, others, choice)
         if not choice.filtered:
             result["limits"] = limits.limits(choice, EFFORT[choice.level])
+            result["saved_for_backward"] = saved.saved_for_backward(choice.p, choice.device)
+            if choice.level > Level.QUICK:
+                result["training_steps"] = [memory.compare(name, choice.p, choice.device) for name in memory.SHAPES]
+    except KeyboardInterrupt:
+        if not result["rows"] and not result["sweep"]:
+            raise
+        result["cut_short"] = True
     finally:
         torch.set_num_threads(threads)
-    if not choice.filtered:
-        result["saved_for_backward"] = saved.saved_for_backward(choice.p, choice.device)
-        if choice.level > Level.QUICK:
-            result["training_steps"] = [memory.compare(name, choice.p, choice.device) for name in memory.SHAPES]
     return result
 
 
@@ -75,10 +82,15 @@ def _each(items: Iterable[Labelled], bar: Any) -> Iterator[Labelled]:
 
 
 def _row(case: Case, choice: Choice) -> dict[str, Any]:
-    """Measures a case's subject beside its baseline."""
+    """Measures a case's subject beside its baseline; or says why that one cannot run."""
     if case.threads:
         torch.set_num_threads(case.threads)
-    subject, baseline = (_cold(case, factory) for factory in (case.subject, case.baseline))
+    subject = _cold(case, case.subject)
+    try:
+        baseline = _cold(case, case.baseline)
+        baseline.call()
+    except Exception as error:  # another library's, as in the sweep
+        return report.refused(case, error)
     return report.row_of(case, choice.p, *measure([subject, baseline], case.device, EFFORT[choice.level]))
 
 

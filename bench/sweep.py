@@ -22,6 +22,7 @@ from .inputs import FEATURES, Inputs, rings
 from .operations import Operation
 from .peers import ADAPTERS, Peer
 from .pipelines import Pipeline, pipelines
+from .report import reason
 from .timing import Effort, Task, Timing, measure, rotating
 from .work import CHECKED, Factory, Way
 
@@ -174,14 +175,14 @@ def measure_point(point: Point, peers: Sequence[Peer], choice: Choice) -> list[d
                 if one.inputs is inputs.flat:
                     work.check_dropout(peer.tasks[one.name], few, choice.p)
             except Exception as error:  # another library's; the measurement goes on without it
-                refused[peer.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                refused[peer.name] = reason(error)
             else:
                 factories[peer.name] = peer.tasks[one.name]
     tasks = [_cold(factory, point) for factory in factories.values()]
     timings = dict(zip(factories, measure(tasks, point.device, EFFORT[choice.level]), strict=True))
     ours, limit = timings[OURS], timings[one.limit]
     records = [_record(point, name, timing, ours, limit) for name, timing in timings.items()]
-    return records + [_identity(point, name) | {"refused": reason} for name, reason in refused.items()]
+    return records + [_identity(point, name) | {"refused": why} for name, why in refused.items()]
 
 
 def _cold(factory: Factory, point: Point) -> Task:

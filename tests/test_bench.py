@@ -1,9 +1,11 @@
 """The benchmark: what its command writes, refuses and compares, and what its checks notice."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 import fused_dropout
-from fused_dropout.bench import files, limits, memory, peers, run, saved, series, sweep, work
+from fused_dropout.bench import files, limits, memory, peers, readme, run, saved, series, sweep, work
 from fused_dropout.bench.__main__ import main
 from fused_dropout.bench.cases import cases
 from fused_dropout.bench.choice import Choice, Level
@@ -96,6 +98,41 @@ def test_a_change_within_noise_is_none(measured, result, tmp_path):
     assert main(["--compare", before, written(tmp_path, "after.json", result)]) == 0
 
 
+def test_what_was_measured_before_a_termination_is_kept(tmp_path, monkeypatch, capsys):
+    measure_point, calls = sweep.measure_point, iter(range(9))
+
+    def terminated(*arguments):
+        if next(calls):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure_point(*arguments)
+
+    monkeypatch.setattr(sweep, "measure_point", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([*OF_DROPOUT, "--json", str(tmp_path / "a.json")]) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "cut short" in capsys.readouterr().out
+    result = files.read_json(tmp_path / "a.json")
+    assert result["cut_short"]
+    assert {record["numel"] for record in result["sweep"]} == {64}
+    assert "one run, cut short;" in readme.section(tmp_path / "a.json")
+
+
+def test_a_baseline_that_cannot_run_is_left_out_and_named(tmp_path, monkeypatch, capsys):
+    def with_one_that_raises(choice):
+        first, *others = cases(choice)
+
+        def cannot(*inputs):
+            raise RuntimeError("no compiler\nand more words")
+
+        return [dataclasses.replace(first, baseline=cannot), *others]
+
+    monkeypatch.setattr(run, "cases", with_one_that_raises)
+    chosen = ["--quick", "--device", "cpu", "--threads", "1", "--only", "F.dropout float32 numel=64"]
+    assert main([*chosen, "--json", str(tmp_path / "a.json")]) == 0
+    assert "not measured: F.dropout, dropout, recorded of float32: RuntimeError: no compiler" in capsys.readouterr().out
+    assert [row["name"] for row in files.read_json(tmp_path / "a.json")["rows"]] == ["dropout and backward"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -145,7 +182,8 @@ def test_a_missing_library_is_named_with_its_remedy(module, tmp_path):
 
 
 def test_a_missed_target_ends_with_1_only_where_asked(monkeypatch, capsys):
-    missed = {"rows": [], "sweep": [], "peers": {}, "provenance": run.provenance(Choice(Level.QUICK, "cpu", (1,)))}
+    missed = {"sweep": [], "refused": [], "cut_short": False, "peers": {}}
+    missed["provenance"] = run.provenance(Choice(Level.QUICK, "cpu", (1,)))
     row = {"name": "dropout", "versus": "mul", "dtype": "float32", "numel": 64, "threads": 1, "device": "cpu"}
     row |= {"subject_ms": {"median": 2.0}, "baseline_ms": {"median": 1.0}, "ratio": 2.0, "gb_per_s": 1.0}
     row |= {"ratio_of_pairs": {"p20": 1.9, "p80": 2.1}, "target": 1.0, "met": False}
