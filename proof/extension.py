@@ -38,7 +38,7 @@ def link(copy: Path, changed: Mapping[Path, Path], options: Sequence[str] = ()) 
     """The extension of `copy`, of the changed sources' objects and the project's others."""
     libraries = ["-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python"]
     if torch.version.cuda:
-        libraries += ["-lcudart", "-lc10_cuda", "-ltorch_cuda"]
+        libraries += ["-lc10_cuda", "-ltorch_cuda"]  # which bring CUDA's runtime along
     folders = [f"-L{path}" for path in library_paths("cuda" if torch.version.cuda else "cpu")]
     linked = [changed.get(source, ours) for source, ours in objects().items()]
     extension = copy / "fused_dropout" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
