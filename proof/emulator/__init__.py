@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from fused_dropout import build_info
 
 from .. import mistakes
@@ -53,9 +55,11 @@ NOTICING = "replays or honoured or streams or advances"
 
 
 def absent() -> str | None:
-    """What is missing for it, in words."""
+    """Why there cannot be one, in words."""
     if build_info()["cuda"] is None:
         return "the extension was built without CUDA"
+    if torch.cuda.is_available():
+        return "there is a GPU"
     return None if shutil.which("nvcc") else "no nvcc, whose headers the runtime is compiled with"
 
 
