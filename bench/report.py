@@ -12,15 +12,10 @@ def row_of(case: Case, p: float, subject: Timing, baseline: Timing) -> dict[str,
     """A result, as JSON has it: milliseconds a call, ratios of subject to baseline, GB/s of the declared bytes."""
     gigabytes = case.numel * case.bytes_per_element * 1e-9
     ratio = subject.seconds.median / baseline.seconds.median
-    return {
-        "name": case.name,
+    return _identity(case) | {
         "versus": case.versus,
         "table": case.table,
         "column": case.column,
-        "device": case.device,
-        "dtype": words(case.dtype),
-        "numel": case.numel,
-        "threads": case.threads,
         "p": p,
         "subject_ms": subject.seconds.scaled(1e3),
         "baseline_ms": baseline.seconds.scaled(1e3),
@@ -57,14 +52,16 @@ def reason(error: Exception) -> str:
 
 def refused(case: Case, error: Exception) -> dict[str, Any]:
     """Instead of a row, where the baseline cannot run."""
+    return _identity(case) | {"implementation": case.versus, "refused": reason(error)}
+
+
+def _identity(case: Case) -> dict[str, Any]:
     return {
         "name": case.name,
-        "implementation": case.versus,
         "device": case.device,
         "dtype": words(case.dtype),
         "numel": case.numel,
         "threads": case.threads,
-        "refused": reason(error),
     }
 
 

@@ -96,11 +96,11 @@ class Device:
         return 0
 
     def _memory(self, device: int) -> Allocations:
-        count = self._runtime.emulator_allocations(device, None, None, 0)
-        addresses, sizes = np.zeros(count, dtype=np.uint64), np.zeros(count, dtype=np.uint64)
+        room = self._runtime.emulator_allocations(device, None, None, 0)
+        addresses, sizes = np.zeros(room, dtype=np.uint64), np.zeros(room, dtype=np.uint64)
         pointers = (ctypes.c_void_p(array.ctypes.data) for array in (addresses, sizes))
-        self._runtime.emulator_allocations(device, *pointers, ctypes.c_size_t(count))
-        return Allocations(addresses, sizes)
+        count = self._runtime.emulator_allocations(device, *pointers, ctypes.c_size_t(room))  # others may free some
+        return Allocations(addresses[:count], sizes[:count])
 
 
 def _ptx_of(extension: Path) -> Iterator[str]:
