@@ -26,7 +26,7 @@ CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'te
 wanted = echo "$(2)"; $(1)/bin/python tools/requirements.py $(3) 2>/dev/null
 ready = [ "$$(cat $(1)/ready 2>/dev/null)" = "$$($(call wanted,$(1),$(2),$(3)))" ]
 define environment
-	@$(call ready,$(1),$(2),$(3)) || { \
+	@[ -n "$(INSTALLED)" ] || $(call ready,$(1),$(2),$(3)) || { \
 	  echo "setting up $(1) with $(2)" && \
 	  $(PYTHON) -m venv --clear $(1) && \
 	  $(1)/bin/pip install -q --disable-pip-version-check "$(2)" && \
