@@ -41,7 +41,7 @@ METHOD = (
 # What is planted, the file that is compiled with it, and tests that come there.
 PLANTED = {
     "a write behind a state": (
-        ("csrc/cpu/elementwise.cpp", "words[1] = static_cast<int64_t>(s.offset);", "words[2] = 0;"),
+        ("csrc/cpu_generator.h", "words[1] = static_cast<int64_t>(s.offset);", "words[2] = 0;"),
         Path("csrc/cpu/elementwise.cpp"),
         "tests/test_contract.py",
     ),

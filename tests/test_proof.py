@@ -21,6 +21,7 @@ from proof import (
     properties,
     report,
     statistics,
+    suite,
 )
 from proof.ptx import executed
 
@@ -46,6 +47,13 @@ def test_every_claim_holds(section):
 
 def test_the_report_is_that_of_the_results():
     assert report.markdown(proof.RESULTS, proof.EVERY) == proof.REPORT.read_text()
+
+
+@pytest.mark.parametrize("fault", [fault for fault, *_ in suite.PLANTED.values()], ids=lambda fault: fault[1])
+def test_a_fault_can_be_planted(fault):
+    """By the section that runs the tests under sanitizers."""
+    file, right, _ = fault
+    assert right in (host.ROOT / file).read_text()
 
 
 @pytest.mark.parametrize("mistake", [*mistakes.MISTAKES, *emulator.MISTAKES], ids=lambda m: f"{m.file}, {m.right}")
