@@ -43,7 +43,7 @@ def _measure(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int
         parts.append(f"{report.table(result['rows'])}\n\n{report.targets(result['rows'])}")
     if result["sweep"]:
         parts.append(report.sweep_table(result["sweep"]))
-    parts.append(report.skipped(result["peers"], [*result["sweep"], *result["refused"]]))
+    parts.append(report.skipped(result))
     if "saved_for_backward" in result:
         parts.append(f"{limits.line(result['limits'])}\n{saved.line(result['saved_for_backward'])}")
     parts += [memory.line(step) for step in result.get("training_steps", ())]

@@ -62,25 +62,18 @@ def section(path: Path, names: Sequence[str] = ("pipelines",), shown: Sequence[s
     body = "\n".join(f"| {line} |" for line in lines)
     there = {row["table"] for row in result["rows"]}
     tables = "".join(f"{TABLES[n]}\n\n{table(result['rows'], n, shown)}\n\n" for n in names if n in there)
+    cut = ", cut short" * result.get("cut_short", False)  # older files do not say
     commit = (facts["commit"] or "unknown")[:12] + (" and changes" if facts["dirty"] else "")
     return (
         f"{_machine(facts)}; torch {facts['torch']}; "
         f"p = {facts['p']}; commit {commit}; {facts['date'][:10]}. "
-        f"Our time divided by theirs, medians of interleaved pairs, one run{', cut short' * _cut_short(result)}; "
+        f"Our time divided by theirs, medians of interleaved pairs, one run{cut}; "
         f"`bench/results/{path.name}` has every quantile.\n\n{body}\n\n"
         f"{_unnamed(facts['device'])}; `!` misses the target.\n\n"
         f"{tables}"
         + (f"{saved.line(result['saved_for_backward'])}\n" if "saved_for_backward" in result else "")
         + "".join(f"{memory.line(step)}\n" for step in result.get("training_steps", ()))
     )
-
-
-def _cut_short(result: Mapping[str, Any]) -> bool:
-    return bool(result.get("cut_short", False))  # of an older file, no
-
-
-def _refused(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [*result["sweep"], *result.get("refused", ())]
 
 
 def _machine(facts: Mapping[str, Any]) -> str:
@@ -106,7 +99,7 @@ def results(path: Path) -> str:
     return (
         f"# Results\n\nWritten by `{command}`.\n\n{section(path, list(TABLES), None)}"
         + (f"\n## Over sizes\n\n{OVER_SIZES}\n\n{sweep(result['sweep'])}\n" if result["sweep"] else "")
-        + "".join(f"\n- {line}" for line in skipped(result["peers"], _refused(result)).splitlines())
+        + "".join(f"\n- {line}" for line in skipped(result).splitlines())
         + ("\n" if result["peers"] else "")
         + (f"\n## Plots\n\n{drawn}\n" if drawn else "")
     )

@@ -65,12 +65,12 @@ def _identity(case: Case) -> dict[str, Any]:
     }
 
 
-def skipped(peers: Mapping[str, str], records: Sequence[dict[str, Any]]) -> str:
-    """A line for each peer that was not measured, and why."""
-    lines = [f"not measured: {name}: {reason}" for name, reason in peers.items() if reason]
+def skipped(result: Mapping[str, Any]) -> str:
+    """A line for each peer and each baseline that was not measured, and why."""
+    lines = [f"not measured: {name}: {reason}" for name, reason in result["peers"].items() if reason]
     lines += [
         f"not measured: {record['implementation']}, {record['name']} of {record['dtype']}: {record['refused']}"
-        for record in records
+        for record in (*result["sweep"], *result.get("refused", ()))  # older files have none
         if "refused" in record
     ]
     return "\n".join(dict.fromkeys(lines))

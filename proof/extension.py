@@ -1,14 +1,18 @@
-"""The extension made again with some of its files changed, of the objects that a build in the checkout has left."""
+"""The extension made again with some of its files changed, of the objects that a build in the checkout has left; and
+the tools that look into it."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch.utils.cpp_extension import library_paths
+from torch.utils.cpp_extension import CUDA_HOME, library_paths
 
 from . import host
 from .report import Skipped
@@ -45,6 +49,14 @@ def link(copy: Path, changed: Mapping[Path, Path], options: Sequence[str] = ()) 
     extension.unlink(missing_ok=True)  # what is written over, other processes may have open
     command = ["c++", "-shared", "-fopenmp", *options, *linked, *folders, *libraries, "-o", extension]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def cuda_tool(name: str) -> str | None:
+    """On the PATH, in the CUDA toolkit that torch finds, or in the Triton wheel that it brings along."""
+    folders = [os.environ.get("PATH", os.defpath), Path(CUDA_HOME or "", "bin")]
+    if triton := find_spec("triton"):
+        folders.append(Path(triton.origin or "").parent / "backends" / "nvidia" / "bin")
+    return shutil.which(name, path=os.pathsep.join(map(str, folders)))
 
 
 def _build() -> Path:

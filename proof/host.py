@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +71,6 @@ def clang() -> str | None:
     """The compiler beside the usual one, where there is one."""
     versions = (f"-{version}" for version in range(30, 14, -1))
     return next((name for end in ("", *versions) if shutil.which(name := f"clang++{end}")), None)
-
-
-def cuda_tool(name: str) -> str | None:
-    """From the CUDA toolkit, or from the Triton wheel that torch brings along."""
-    triton = find_spec("triton")
-    wheel = None if triton is None else Path(triton.origin or "").parent / "backends" / "nvidia" / "bin"
-    return shutil.which(name) or shutil.which(name, path=wheel)
 
 
 def library(folder: Path) -> ctypes.CDLL:

@@ -14,7 +14,7 @@ import pytest
 import sass
 from conftest import build_info
 
-from proof import host
+from proof import extension
 
 # Registers a thread. 65,536 a multiprocessor: 48 let 1,280 threads run at once, 64 1,024, 72 896, 80 768, 128 512, and
 # 255, the most there are, 256; the small ones are far below what any of them needs.
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(build_info()["cuda"] is None, reason="the extens
 
 
 def tool(name: str) -> str:
-    return host.cuda_tool(name) or pytest.skip(f"neither {name} nor Triton's copy of it is installed")
+    return extension.cuda_tool(name) or pytest.skip(f"neither {name} nor Triton's copy of it is installed")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import host
+from ..extension import cuda_tool
 from ..ptx.arithmetic import Array
 from ..ptx.machine import Machine
 from ..ptx.memory import AccessError, Memory, Region
@@ -105,7 +105,7 @@ class Device:
 
 def _ptx_of(extension: Path) -> Iterator[str]:
     """The texts of PTX that lie in a library."""
-    program = host.cuda_tool("cuobjdump")
+    program = cuda_tool("cuobjdump")
     if program is None:
         raise FileNotFoundError("cuobjdump is not installed, nor Triton, which brings it along")
     said = subprocess.run([program, "-ptx", extension], check=True, capture_output=True, text=True).stdout
