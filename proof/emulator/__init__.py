@@ -56,8 +56,11 @@ NOTICING = "replays or honoured or streams or advances"
 
 def absent() -> str | None:
     """Why there cannot be one, in words."""
-    if build_info()["cuda"] is None:
+    built = build_info()
+    if built["cuda"] is None:
         return "the extension was built without CUDA"
+    if not any(architecture.endswith("+PTX") for architecture in built["cuda_architectures"]):
+        return "the extension was built without PTX (TORCH_CUDA_ARCH_LIST=9.0+PTX makes some)"
     if torch.cuda.is_available():
         return "there is a GPU"
     return None if shutil.which("nvcc") else "no nvcc, whose headers the runtime is compiled with"
