@@ -1,15 +1,24 @@
-// The Python module. Importing it registers the operations; tensors go through the dispatcher, never through here.
+// The Python module. Importing it registers the operations; tensors go through the dispatcher.
+#include <ATen/EmptyTensor.h>
+#include <c10/core/InferenceMode.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "core/mask.h"
 #include "cpu/instruction_set.h"
+#include "eager_calls.h"
 #include "generator_mark.h"
 
 namespace py = pybind11;
 
 namespace {
+
+// Two int64 of the CPU that nobody reads, whatever mode the import happens in.
+at::Tensor unread_state() {
+  const c10::InferenceMode off(false);
+  return at::detail::empty_cpu({2}, at::TensorOptions(at::kLong));
+}
 
 py::dict build_info() {
   py::dict info;
@@ -27,7 +36,9 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   fused_dropout::instruction_set();  // an unknown name in the environment is refused here, not in the first call
   m.attr("RNG_VERSION") = fused_dropout::kRngVersion;
+  m.attr("UNREAD_STATE") = unread_state();
   m.def("build_info", &build_info);
+  m.def("eager_calls", &fused_dropout::eager_calls, py::arg("overloads"));
   py::class_<fused_dropout::GeneratorMark>(m, "GeneratorMark")
       .def(py::init<std::optional<at::Generator>>())
       .def("give_back", &fused_dropout::GeneratorMark::give_back);

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._extension import ops
+from ._extension import eager, extension, ops
 from ._transforms import check_captured
 from .reference import GAIN_ONE, GAIN_UPSCALE, broadcasts, compute, dropped, kept
-from .rng import Rng, as_state, check_generator, given_words, probability, unread_state
+from .rng import Rng, as_state, check_generator, given_words, probability
 
 GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
 PER = ("row", "batch")
 dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)  # private to torch
+any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # so is it
 Probability = tuple[float, Tensor | None]  # as `probability` returns it: a number, or a placeholder beside a tensor
 
 
@@ -114,6 +115,8 @@ def widened(input: Tensor, *others: Any) -> tuple[Any, ...]:
 
 def autocasts(input: Tensor) -> bool:
     """Whether autocast is on for its device, which may be one that autocast does not know."""
+    if not any_autocast():
+        return False
     device = input.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
@@ -236,16 +239,16 @@ def call(
     if rng is not None:
         state = as_state(rng, inputs[0].device, name)
         if not inplace:
-            return getattr(ops, f"{name}_apply")(*inputs, state, number, **options), state
-        getattr(ops, f"{name}_apply_")(*inputs, state, number, **options)
+            return getattr(eager, f"{name}_apply")(*inputs, state, number, **options), state
+        getattr(eager, f"{name}_apply_")(*inputs, state, number, **options)
         return inputs[0], state
     if generator is not None:
         options["generator"] = generator
     if dispatch_modes() > 0:  # perhaps a trace: make_fx, aot_function
         options["call_id"] = call_id(inputs[0])
     if not inplace:
-        return getattr(ops, name)(*inputs, number, **options)
-    return inputs[0], getattr(ops, f"{name}_")(*inputs, number, **options)
+        return getattr(eager, name)(*inputs, number, **options)
+    return inputs[0], getattr(eager, f"{name}_")(*inputs, number, **options)
 
 
 def one_pass(
@@ -313,6 +316,13 @@ def check_traced(name: str, generator: torch.Generator | None) -> None:
             f"{name}: a torch.Generator cannot enter a compiled graph; draw outside of it with "
             "fused_dropout.draw(generator=...) and pass the state as rng"
         )
+
+
+def unread_state(device: torch.device) -> Tensor:
+    """Room for a state, for a call that drops nothing: no operation reads it, and no kernel is launched to write it."""
+    if extension is not None and device.type == "cpu" and not torch.compiler.is_compiling() and dispatch_modes() == 0:
+        return extension.UNREAD_STATE
+    return torch.empty(2, dtype=torch.int64, device=device)
 
 
 def call_id(x: Tensor) -> Tensor:

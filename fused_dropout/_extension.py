@@ -1,6 +1,7 @@
 """Loads the extension, or says why not and puts the reference in its place.
 
-`ops` holds the operations of csrc/ops.cpp; functional.py and rng.py call nothing else. Importing never fails.
+`ops` holds the operations of csrc/ops.cpp, and `eager` the same for calls outside of a graph, whose arguments are read
+faster (csrc/eager_calls.h); nothing else is called. Importing never fails.
 """
 
 import json
@@ -127,3 +128,4 @@ except (ImportError, OSError, ValueError, KeyError) as error:
         stacklevel=2,
     )
 ops = operations(extension)
+eager = ops if extension is None else SimpleNamespace(**{**vars(ops), **extension.eager_calls(vars(ops))})

@@ -23,11 +23,12 @@ from ._calls import (
     leaves_open,
     scaled,
     shared,
+    unread_state,
     widened,
 )
 from ._extension import ops
 from .reference import GAIN_ALPHA, GAIN_ONE, GAIN_UPSCALE, row_major
-from .rng import Rng, giving_back, mask_strides, probability, unread_state
+from .rng import Rng, giving_back, mask_strides, probability
 
 
 def dropout(

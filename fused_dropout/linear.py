@@ -97,7 +97,7 @@ def _eager_linear(
     if not (torch.is_grad_enabled() and weight.requires_grad) or not plain(input, weight):
         return F.linear(y, weight, bias)
 
-    def again() -> Tensor:
+    def again() -> Tensor:  # compiled autograd traces it
         return cast(ops.dropout_apply(input.detach(), state, number, p_tensor=p_tensor))
 
     hooks = Remade(y, again, [input, state] if p_tensor is None else [input, state, p_tensor])

@@ -807,8 +807,11 @@ def check_operands(name: str, operands: Sequence[Any], p: float, p_tensor: Tenso
 
 
 def broadcasts(bias: Tensor, x: Tensor) -> bool:
-    sizes = zip(reversed(bias.shape), reversed(x.shape), strict=False)
-    return bias.dim() <= x.dim() and all(own in (1, size) for own, size in sizes)
+    own, shape = bias.shape, x.shape
+    if own == shape[len(shape) - len(own) :]:  # asked first: it is what a bias mostly is
+        return True
+    sizes = zip(reversed(own), reversed(shape), strict=False)
+    return len(own) <= len(shape) and all(size in (1, whole) for size, whole in sizes)
 
 
 def _check_state(state: Tensor, device: torch.device) -> None:

@@ -167,11 +167,6 @@ def as_state(rng: Rng, device: torch.device | str | None, name: str) -> Tensor:
     return ops.make_state(torch.empty(0, device=device), *signed)
 
 
-def unread_state(device: torch.device) -> Tensor:
-    """Room for a state, for a call that drops nothing: no operation reads it, and no kernel is launched to write it."""
-    return torch.empty(2, dtype=torch.int64, device=device)
-
-
 def given_words(rng: Any, name: str) -> tuple[int, int]:
     """Seed and offset from what a caller gave and is no tensor."""
     if not isinstance(rng, Sequence) or isinstance(rng, (str, bytes)):

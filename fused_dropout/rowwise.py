@@ -5,10 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._calls import Probability, call_id, check, check_like, check_number, check_traced, dispatch_modes, widened
-from ._extension import ops
+from ._calls import (
+    Probability,
+    call_id,
+    check,
+    check_like,
+    check_number,
+    check_traced,
+    dispatch_modes,
+    unread_state,
+    widened,
+)
+from ._extension import eager, ops
 from .reference import ROWS, check_operands
-from .rng import Rng, as_state, giving_back, unread_state
+from .rng import Rng, as_state, giving_back
 
 
 def dropout_add_layer_norm(
@@ -157,20 +167,22 @@ def _call(
     try:
         number, p_tensor = p
         device = tensors[0].device
-        apply = getattr(ops, f"{name}_apply")
+        traced = torch.compiler.is_compiling()
+        own = ops if traced else eager
+        apply = getattr(own, f"{name}_apply")
         if not training or (p_tensor is None and number == 0):
             return apply(*tensors, unread_state(device), 0.0, constant)
         options: dict[str, Any] = {} if p_tensor is None else {"p_tensor": p_tensor}
         if rng is not None:
             return apply(*tensors, as_state(rng, device, name), number, constant, **options)
-        if torch.compiler.is_compiling():
+        if traced:
             check_traced(name, generator)
         elif generator is not None:
             options["generator"] = generator
-        if torch.compiler.is_compiling() or dispatch_modes() > 0:
+        if traced or dispatch_modes() > 0:
             options["call_id"] = call_id(tensors[0])
         with giving_back(device, generator, rng):  # the CPU's loops have buffers
-            return getattr(ops, name)(*tensors, number, constant, **options)
+            return getattr(own, name)(*tensors, number, constant, **options)
     except (RuntimeError, TypeError, ValueError) as error:
         raise _in_words(name, tensors, p, error) from None
 

@@ -107,6 +107,9 @@ MISTAKES = (
     Mistake(
         "csrc/in_place.cpp", "void written() { self_.copy_(resolved_); }", "void written() {}", "test_tensor_kinds.py"
     ),
+    Mistake("csrc/eager_calls.cpp", "at::impl::torch_function_mode_enabled() ||", "", "test_eager_calls.py"),
+    Mistake("csrc/eager_calls.cpp", "if (positional != known.required) return false;", "", "test_eager_calls.py"),
+    Mistake("csrc/eager_calls.cpp", "PyList_GET_ITEM(object, i)", "PyList_GET_ITEM(object, 0)", "test_eager_calls.py"),
     Mistake("csrc/generator_mark.cpp", "kNumbersOfState = 4", "kNumbersOfState = 2", "test_errors.py"),
     Mistake(
         "csrc/meta.cpp",

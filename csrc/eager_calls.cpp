@@ -1,0 +1,235 @@
+#include "eager_calls.h"
+
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <c10/util/SmallVector.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/Generator.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "registration.h"
+#include "rowwise_border.h"
+
+namespace fused_dropout {
+namespace {
+
+namespace py = pybind11;
+
+// An argument of a signature: `read` takes an object that is exactly what is expected, and `value` gives it to the
+// operation. One that has not been read is None or 0, the default of every schema here.
+template <class T>
+struct Argument;
+
+template <>
+struct Argument<Tensor&> {
+  Tensor tensor;
+  bool read(PyObject* object) {
+    if (!THPVariable_CheckExact(object)) return false;
+    tensor = THPVariable_Unpack(object);
+    return true;
+  }
+  Tensor& value() { return tensor; }
+};
+
+template <>
+struct Argument<const Tensor&> : Argument<Tensor&> {};
+
+template <>
+struct Argument<const OptionalTensor&> {
+  OptionalTensor tensor;
+  bool read(PyObject* object) {
+    if (object == Py_None) return true;
+    if (!THPVariable_CheckExact(object)) return false;
+    tensor = THPVariable_Unpack(object);
+    return true;
+  }
+  const OptionalTensor& value() const { return tensor; }
+};
+
+template <>
+struct Argument<double> {
+  double number = 0;
+  bool read(PyObject* object) {
+    if (!PyFloat_CheckExact(object)) return false;
+    number = PyFloat_AS_DOUBLE(object);
+    return true;
+  }
+  double value() const { return number; }
+};
+
+template <>
+struct Argument<int64_t> {
+  int64_t number = 0;
+  bool read(PyObject* object) {
+    if (!PyLong_CheckExact(object)) return false;
+    int overflow = 0;
+    number = PyLong_AsLongLongAndOverflow(object, &overflow);
+    return overflow == 0;
+  }
+  int64_t value() const { return number; }
+};
+
+template <>
+struct Argument<c10::SymInt> : Argument<int64_t> {};
+
+template <>
+struct Argument<MaskStrides> {
+  c10::SmallVector<c10::SymInt, 6> numbers;
+  bool given = false;
+  bool read(PyObject* object) {
+    if (object == Py_None) return true;
+    if (!PyList_CheckExact(object)) return false;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(object); ++i) {
+      Argument<int64_t> number;
+      if (!number.read(PyList_GET_ITEM(object, i))) return false;
+      numbers.push_back(number.value());
+    }
+    given = true;
+    return true;
+  }
+  MaskStrides value() const { return given ? MaskStrides(numbers) : MaskStrides(); }
+};
+
+template <>
+struct Argument<OptionalGenerator> {
+  OptionalGenerator generator;
+  bool read(PyObject* object) {
+    if (object == Py_None) return true;
+    if (!THPGenerator_Check(object)) return false;
+    generator = reinterpret_cast<THPGenerator*>(object)->cdata;
+    return true;
+  }
+  const OptionalGenerator& value() const { return generator; }
+};
+
+PyObject* wrap(const Tensor& x) { return THPVariable_Wrap(x); }
+template <class... X>
+PyObject* wrap(const std::tuple<X...>& results) {
+  auto wrapped = py::reinterpret_steal<py::object>(PyTuple_New(sizeof...(X)));
+  if (!wrapped) throw python_error();
+  Py_ssize_t at = 0;
+  std::apply([&](const auto&... x) { (PyTuple_SET_ITEM(wrapped.ptr(), at++, wrap(x)), ...); }, results);
+  return wrapped.release().ptr();
+}
+
+// What a function of Python knows of its operation; it lives as long as the process.
+struct Known {
+  PyMethodDef method;
+  std::string name;
+  PyObject* overload;
+  std::vector<PyObject*> names;  // of the arguments, interned
+  size_t required = 0;           // the first ones; all others have to be named
+};
+
+template <class Signature>
+class EagerCall;
+
+template <class Result, class... X>
+class EagerCall<Result(X...)> {
+  using Operation = c10::TypedOperatorHandle<Result(X...)>;
+  using Arguments = std::tuple<Argument<X>...>;
+  using Read = bool (*)(Arguments&, PyObject*);
+  struct KnownTyped : Known {
+    explicit KnownTyped(const Operation& operation) : operation(operation) {}
+    const Operation operation;
+  };
+
+ public:
+  static py::object function(const std::string& name, const py::object& overload) {
+    auto* const known = new KnownTyped(find<Result(X...)>(name));
+    known->name = name;
+    known->overload = overload.inc_ref().ptr();
+    for (const c10::Argument& argument : known->operation.schema().arguments()) {
+      known->names.push_back(PyUnicode_InternFromString(argument.name().c_str()));
+      if (!argument.kwarg_only()) ++known->required;
+      const auto& otherwise = argument.default_value();
+      TORCH_INTERNAL_ASSERT(!otherwise || otherwise->isNone() || (otherwise->isInt() && otherwise->toInt() == 0));
+    }
+    known->method = {known->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call)),
+                     METH_FASTCALL | METH_KEYWORDS, nullptr};
+    const auto self = py::capsule(static_cast<Known*>(known));
+    const auto made = py::reinterpret_steal<py::object>(PyCFunction_New(&known->method, self.ptr()));
+    if (!made) throw py::error_already_set();
+    return made;
+  }
+
+ private:
+  template <size_t... I>
+  static bool read(const Known& known, PyObject* const* objects, size_t positional, PyObject* keywords,
+                   Arguments& arguments, std::index_sequence<I...>) {
+    static constexpr Read reads[] = {[](Arguments& all, PyObject* x) { return std::get<I>(all).read(x); }...};
+    if (positional != known.required) return false;
+    for (size_t i = 0; i < positional; ++i) {
+      if (!reads[i](arguments, objects[i])) return false;
+    }
+    const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+    for (Py_ssize_t k = 0; k < named; ++k) {
+      size_t i = known.required;
+      while (i < sizeof...(X) && known.names[i] != PyTuple_GET_ITEM(keywords, k)) ++i;
+      if (i == sizeof...(X) || !reads[i](arguments, objects[positional + static_cast<size_t>(k)])) return false;
+    }
+    return true;
+  }
+
+  static PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t positional, PyObject* keywords) {
+    HANDLE_TH_ERRORS
+    const auto& known = *static_cast<KnownTyped*>(static_cast<Known*>(PyCapsule_GetPointer(self, nullptr)));
+    Arguments arguments;
+    if (at::impl::torch_function_mode_enabled() ||
+        !read(known, objects, static_cast<size_t>(positional), keywords, arguments, std::index_sequence_for<X...>())) {
+      return PyObject_Vectorcall(known.overload, objects, static_cast<size_t>(positional), keywords);
+    }
+    const auto called = [&] {
+      const py::gil_scoped_release others_may_run;
+      return std::apply([&](auto&... argument) { return known.operation.call(argument.value()...); }, arguments);
+    };
+    if constexpr (std::is_void_v<Result>) {
+      called();
+      Py_RETURN_NONE;
+    } else {
+      return wrap(called());
+    }
+    END_HANDLE_TH_ERRORS
+  }
+};
+
+}  // namespace
+
+py::dict eager_calls(const py::dict& overloads) {
+  py::dict calls;
+  const auto add = [&](auto* signature, const std::string& name) {
+    const py::str key(name);
+    calls[key] = EagerCall<std::remove_pointer_t<decltype(signature)>>::function(name, overloads[key]);
+  };
+  const auto add_pipeline = [&](auto row) {
+    using P = typename decltype(row)::template Pipeline<float>;
+    if constexpr (P::kRole == Role::kOperation) {
+      using Forms = Signatures<kTensorCount<P>, kReturnsPair<P> ? 2 : 1>;
+      const std::string& name = facts<P>().name;
+      add(static_cast<typename Forms::Random*>(nullptr), name);
+      add(static_cast<typename Forms::Apply*>(nullptr), apply_name<P>());
+      if constexpr (P::kInPlace) {
+        add(static_cast<typename Forms::RandomInPlace*>(nullptr), name + "_");
+        add(static_cast<typename Forms::ApplyInPlace*>(nullptr), apply_name<P>() + "_");
+      }
+    }
+  };
+  const auto add_rows = [&](auto operation) {
+    using Forms = RowSignatures<decltype(operation)>;
+    const std::string name = operation.kName;
+    add(static_cast<typename Forms::Random*>(nullptr), name);
+    add(static_cast<typename Forms::Apply*>(nullptr), name + "_apply");
+  };
+  OperationTable::each(add_pipeline);
+  add_rows(LayerNormCall());
+  add_rows(RmsNormCall());
+  add_rows(SoftmaxCall());
+  return calls;
+}
+
+}  // namespace fused_dropout
