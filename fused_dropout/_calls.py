@@ -16,6 +16,10 @@ from .rng import Rng, as_state, check_generator, given_words, probability
 GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
 PER = ("row", "batch")
 dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)  # private to torch
+# Asked here: Dynamo of torch 2.11 does not trace it.
+AUTOCASTS = {
+    kind for kind in ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu") if torch.amp.is_autocast_available(kind)
+}
 any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # so is it
 Probability = tuple[float, Tensor | None]  # as `probability` returns it: a number, or a placeholder beside a tensor
 
@@ -118,7 +122,7 @@ def autocasts(input: Tensor) -> bool:
     if not any_autocast():
         return False
     device = input.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return device in AUTOCASTS and torch.is_autocast_enabled(device)
 
 
 def check_shaped(name: str, *tensors: Tensor) -> None:
