@@ -16,11 +16,11 @@ from .rng import Rng, as_state, check_generator, given_words, probability
 GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
 PER = ("row", "batch")
 dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)  # private to torch
+any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # so is it
 # Asked here: Dynamo of torch 2.11 does not trace it.
 AUTOCASTS = {
     kind for kind in ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu") if torch.amp.is_autocast_available(kind)
 }
-any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # so is it
 Probability = tuple[float, Tensor | None]  # as `probability` returns it: a number, or a placeholder beside a tensor
 
 
