@@ -100,18 +100,23 @@ struct Argument<OptionalGenerator> {
   OptionalGenerator generator;
   bool read(PyObject* object) {
     if (object == Py_None) return true;
-    if (!THPGenerator_Check(object)) return false;
+    if (Py_TYPE(object) != reinterpret_cast<PyTypeObject*>(THPGeneratorClass)) return false;
     generator = reinterpret_cast<THPGenerator*>(object)->cdata;
     return true;
   }
   const OptionalGenerator& value() const { return generator; }
 };
 
-PyObject* wrap(const Tensor& x) { return THPVariable_Wrap(x); }
+// What Python has made, or else its error as an exception.
+PyObject* made(PyObject* object) {
+  if (object == nullptr) throw python_error();
+  return object;
+}
+
+PyObject* wrap(const Tensor& x) { return made(THPVariable_Wrap(x)); }
 template <class... X>
 PyObject* wrap(const std::tuple<X...>& results) {
-  auto wrapped = py::reinterpret_steal<py::object>(PyTuple_New(sizeof...(X)));
-  if (!wrapped) throw python_error();
+  auto wrapped = py::reinterpret_steal<py::object>(made(PyTuple_New(sizeof...(X))));
   Py_ssize_t at = 0;
   std::apply([&](const auto&... x) { (PyTuple_SET_ITEM(wrapped.ptr(), at++, wrap(x)), ...); }, results);
   return wrapped.release().ptr();
@@ -153,9 +158,7 @@ class EagerCall<Result(X...)> {
     known->method = {known->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call)),
                      METH_FASTCALL | METH_KEYWORDS, nullptr};
     const auto self = py::capsule(static_cast<Known*>(known));
-    const auto made = py::reinterpret_steal<py::object>(PyCFunction_New(&known->method, self.ptr()));
-    if (!made) throw py::error_already_set();
-    return made;
+    return py::reinterpret_steal<py::object>(made(PyCFunction_New(&known->method, self.ptr())));
   }
 
  private:
@@ -182,7 +185,7 @@ class EagerCall<Result(X...)> {
     Arguments arguments;
     if (at::impl::torch_function_mode_enabled() ||
         !read(known, objects, static_cast<size_t>(positional), keywords, arguments, std::index_sequence_for<X...>())) {
-      return PyObject_Vectorcall(known.overload, objects, static_cast<size_t>(positional), keywords);
+      return made(PyObject_Vectorcall(known.overload, objects, static_cast<size_t>(positional), keywords));
     }
     const auto called = [&] {
       const py::gil_scoped_release others_may_run;

@@ -5,6 +5,8 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
+
 #include "core/mask.h"
 #include "cpu/instruction_set.h"
 #include "eager_calls.h"
@@ -14,10 +16,12 @@ namespace py = pybind11;
 
 namespace {
 
-// Two int64 of the CPU that nobody reads, whatever mode the import happens in.
+// Two int64 of the CPU that nobody reads, whatever mode the import happens in. A trace may keep them: zeros.
 at::Tensor unread_state() {
   const c10::InferenceMode off(false);
-  return at::detail::empty_cpu({2}, at::TensorOptions(at::kLong));
+  const at::Tensor state = at::detail::empty_cpu({2}, at::TensorOptions(at::kLong));
+  std::fill_n(state.mutable_data_ptr<int64_t>(), 2, 0);
+  return state;
 }
 
 py::dict build_info() {

@@ -16,11 +16,6 @@ from .rng import Rng, as_state, check_generator, given_words, probability
 GAINS = {"upscale_in_train": GAIN_UPSCALE, "downscale_in_infer": GAIN_ONE}
 PER = ("row", "batch")
 dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)  # private to torch
-any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # so is it
-# Asked here: Dynamo of torch 2.11 does not trace it.
-AUTOCASTS = {
-    kind for kind in ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu") if torch.amp.is_autocast_available(kind)
-}
 Probability = tuple[float, Tensor | None]  # as `probability` returns it: a number, or a placeholder beside a tensor
 
 
@@ -119,10 +114,10 @@ def widened(input: Tensor, *others: Any) -> tuple[Any, ...]:
 
 def autocasts(input: Tensor) -> bool:
     """Whether autocast is on for its device, which may be one that autocast does not know."""
-    if not any_autocast():
-        return False
     device = input.device.type
-    return device in AUTOCASTS and torch.is_autocast_enabled(device)
+    # Of these it need not be asked, which takes time and which Dynamo of torch 2.11 cannot trace.
+    known = device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)
+    return known and torch.is_autocast_enabled(device)
 
 
 def check_shaped(name: str, *tensors: Tensor) -> None:
@@ -323,7 +318,8 @@ def check_traced(name: str, generator: torch.Generator | None) -> None:
 
 
 def unread_state(device: torch.device) -> Tensor:
-    """Room for a state, for a call that drops nothing: no operation reads it, and no kernel is launched to write it."""
+    """Room for a state, for a call that drops nothing: no operation reads it, and no kernel is launched to write it. On
+    the CPU the same for all calls."""
     if extension is not None and device.type == "cpu" and not torch.compiler.is_compiling() and dispatch_modes() == 0:
         return extension.UNREAD_STATE
     return torch.empty(2, dtype=torch.int64, device=device)

@@ -808,10 +808,8 @@ def check_operands(name: str, operands: Sequence[Any], p: float, p_tensor: Tenso
 
 def broadcasts(bias: Tensor, x: Tensor) -> bool:
     own, shape = bias.shape, x.shape
-    if own == shape[len(shape) - len(own) :]:  # asked first: it is what a bias mostly is
-        return True
-    sizes = zip(reversed(own), reversed(shape), strict=False)
-    return len(own) <= len(shape) and all(size in (1, whole) for size, whole in sizes)
+    missing = len(shape) - len(own)
+    return missing >= 0 and all(size in (1, shape[missing + d]) for d, size in enumerate(own))
 
 
 def _check_state(state: Tensor, device: torch.device) -> None:

@@ -260,3 +260,13 @@ def test_inductor_keeps_the_layout_that_it_chose():
     torch.testing.assert_close(y, fused_dropout.dropout(x.t() + 1, 0.5, rng=rng).sin())
     (line,) = [line for line in code.splitlines() if "torch.ops.fused_dropout" in line and " = " in line]
     assert "mask_strides" not in line, "nothing but what was given: each argument costs its parsing"
+
+
+def test_a_bias_of_one_row_asks_nothing_of_a_size_that_only_data_tell():
+    def chosen(x, mask, bias):
+        return fused_dropout.bias_dropout(x[mask.nonzero().squeeze(1)], bias, 0.5, training=False)
+
+    x, bias, mask = torch.randn(5, 8), torch.randn(1, 8), torch.tensor([True, False, True, True, False])
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        y = torch.compile(chosen, backend="aot_eager", fullgraph=True, dynamic=True)(x, mask, bias)
+    torch.testing.assert_close(y, x[mask] + bias)

@@ -1,14 +1,15 @@
 """The operations as functions of Python: what they take themselves, and that all else comes to torch.ops unchanged."""
 
 import gc
-import sys
 import weakref
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from fused_dropout._extension import NAMES, OF_STATES, SUMMED, eager, ops
+import fused_dropout
+from fused_dropout._extension import NAMES, OF_STATES, SUMMED, eager, extension, ops
 
 X = torch.randn(4, 6)
 STATE = torch.tensor([3, 8])
@@ -48,7 +49,13 @@ def test_every_operation_that_functions_call_is_there():
     ],
 )
 def test_what_is_read_here_is_what_torch_reads(args, options):
-    assert outcome(lambda: eager.dropout(*args, **options)) == outcome(lambda: ops.dropout(*args, **options))
+    """And torch.ops is not asked for it."""
+
+    def refused(*args, **options):
+        raise AssertionError("it went to torch.ops")
+
+    call = extension.eager_calls(dict.fromkeys(vars(ops), refused))["dropout"]
+    assert outcome(lambda: call(*args, **options)) == outcome(lambda: ops.dropout(*args, **options))
 
 
 @pytest.mark.parametrize(
@@ -135,16 +142,47 @@ def test_a_subclass_sees_the_overload():
     assert seen == [ops.dropout]
 
 
+def test_an_error_of_python_is_not_replaced():
+    """Not by a warning that C++ gave before it either."""
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            torch.ops.aten.add.out(X, X, out=torch.empty(1))  # warns that it resizes
+            raise KeyError("own")
+
+    with Mode(), pytest.warns(UserWarning, match="resize"), pytest.raises(KeyError, match="own"):
+        eager.dropout(X, 0.5)
+
+
 def test_nothing_is_kept():
-    before = sys.getrefcount(X), sys.getrefcount(STATE)
-    for _ in range(100):
-        eager.dropout_apply(X, STATE, 0.5, mask_strides=[6, 1])
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            eager.dropout_apply(X, STATE, 2.0)
-    assert (sys.getrefcount(X), sys.getrefcount(STATE)) == before
+    """What C++ still held would keep its object in Python."""
+    x, state, p = torch.randn(4, 6), torch.tensor([3, 8]), torch.tensor(0.5)
+    eager.dropout(x, 0.5, p_tensor=p)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        eager.dropout_apply(x, state, 2.0, mask_strides=[6, 1])
     gc.disable()
     try:
-        results = [weakref.ref(x) for x in eager.dropout(X, 0.5)]
-        assert [ref() for ref in results] == [None, None]
+        there = [weakref.ref(t) for t in (x, state, p, *eager.dropout(x, 0.5), eager.dropout_apply(x, state, 0.5))]
+        del x, state, p
+        assert [ref() for ref in there] == [None] * 6
     finally:
         gc.enable()
+
+
+def test_evaluation_shares_a_state_that_nobody_writes():
+    x, bias = X.clone().requires_grad_(), torch.randn(6, requires_grad=True)
+    with torch.inference_mode():
+        fused_dropout.bias_dropout_add(x, bias, x, 0.5, training=False)
+    y = fused_dropout.bias_dropout_add(x, bias, x, 0.5, training=False)
+    z = fused_dropout.softmax_dropout(y, 0.5, training=False)
+    z.square().sum().backward()
+    want = torch.autograd.grad(torch.softmax(2 * x + bias, -1).square().sum(), (x, bias))
+    torch.testing.assert_close((x.grad, bias.grad), want)
+    assert extension.UNREAD_STATE.tolist() == [0, 0]
+
+
+def test_evaluation_in_a_mode_has_a_state_of_its_own():
+    with FakeTensorMode():
+        y = fused_dropout.relu_dropout(torch.empty(4, 6, requires_grad=True), 0.5, training=False)
+        y.sum().backward()
+    assert y.shape == (4, 6)

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import fused_dropout
@@ -259,3 +260,10 @@ def test_parameter_and_negative_view():
     assert negative.is_neg()
     y = fused_dropout.dropout(negative, 0.5, rng=(1, 0))
     assert torch.equal(y, fused_dropout.dropout(-z.imag, 0.5, rng=(1, 0)))
+
+
+def test_autocast_of_another_device_is_seen():
+    with FakeTensorMode(), torch.autocast("mps", torch.float16):
+        x = torch.empty(4, 8, dtype=torch.float16, device="mps")
+        y = fused_dropout.bias_dropout(x, x.new_empty(8, dtype=torch.float32), 0.5, training=False)
+    assert y.dtype == torch.float32
