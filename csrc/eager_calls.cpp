@@ -6,7 +6,6 @@
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -122,15 +121,6 @@ PyObject* wrap(const std::tuple<X...>& results) {
   return wrapped.release().ptr();
 }
 
-// What a function of Python knows of its operation; it lives as long as the process.
-struct Known {
-  PyMethodDef method;
-  std::string name;
-  PyObject* overload;
-  std::vector<PyObject*> names;  // of the arguments, interned
-  size_t required = 0;           // the first ones; all others have to be named
-};
-
 template <class Signature>
 class EagerCall;
 
@@ -139,16 +129,19 @@ class EagerCall<Result(X...)> {
   using Operation = c10::TypedOperatorHandle<Result(X...)>;
   using Arguments = std::tuple<Argument<X>...>;
   using Read = bool (*)(Arguments&, PyObject*);
-  struct KnownTyped : Known {
-    explicit KnownTyped(const Operation& operation) : operation(operation) {}
-    const Operation operation;
+  // What a function of Python knows of its operation; it lives as long as the process.
+  struct Known {
+    Operation operation;
+    std::string name;
+    PyObject* overload;
+    std::vector<PyObject*> names;  // of the arguments, interned
+    size_t required = 0;           // the first ones; all others have to be named
+    PyMethodDef method{};
   };
 
  public:
   static py::object function(const std::string& name, const py::object& overload) {
-    auto* const known = new KnownTyped(find<Result(X...)>(name));
-    known->name = name;
-    known->overload = overload.inc_ref().ptr();
+    auto* const known = new Known{find<Result(X...)>(name), name, overload.inc_ref().ptr(), {}};
     for (const c10::Argument& argument : known->operation.schema().arguments()) {
       known->names.push_back(PyUnicode_InternFromString(argument.name().c_str()));
       if (!argument.kwarg_only()) ++known->required;
@@ -157,7 +150,7 @@ class EagerCall<Result(X...)> {
     }
     known->method = {known->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call)),
                      METH_FASTCALL | METH_KEYWORDS, nullptr};
-    const auto self = py::capsule(static_cast<Known*>(known));
+    const auto self = py::capsule(known);
     return py::reinterpret_steal<py::object>(made(PyCFunction_New(&known->method, self.ptr())));
   }
 
@@ -181,7 +174,7 @@ class EagerCall<Result(X...)> {
 
   static PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t positional, PyObject* keywords) {
     HANDLE_TH_ERRORS
-    const auto& known = *static_cast<KnownTyped*>(static_cast<Known*>(PyCapsule_GetPointer(self, nullptr)));
+    const auto& known = *static_cast<Known*>(PyCapsule_GetPointer(self, nullptr));
     Arguments arguments;
     if (at::impl::torch_function_mode_enabled() ||
         !read(known, objects, static_cast<size_t>(positional), keywords, arguments, std::index_sequence_for<X...>())) {
