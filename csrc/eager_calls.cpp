@@ -1,5 +1,6 @@
 #include "eager_calls.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/Exceptions.h>
@@ -121,6 +122,14 @@ PyObject* wrap(const std::tuple<X...>& results) {
   return wrapped.release().ptr();
 }
 
+// A function of Python that is given its arguments as they lie on the stack. `method` outlives it.
+using FastCall = PyObject*(PyObject*, PyObject* const*, Py_ssize_t, PyObject*);
+py::object new_function(PyMethodDef& method, const char* name, FastCall* call, PyObject* self) {
+  method = {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)), METH_FASTCALL | METH_KEYWORDS,
+            nullptr};
+  return py::reinterpret_steal<py::object>(made(PyCFunction_New(&method, self)));
+}
+
 template <class Signature>
 class EagerCall;
 
@@ -148,10 +157,8 @@ class EagerCall<Result(X...)> {
       const auto& otherwise = argument.default_value();
       TORCH_INTERNAL_ASSERT(!otherwise || otherwise->isNone() || (otherwise->isInt() && otherwise->toInt() == 0));
     }
-    known->method = {known->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call)),
-                     METH_FASTCALL | METH_KEYWORDS, nullptr};
     const auto self = py::capsule(known);
-    return py::reinterpret_steal<py::object>(made(PyCFunction_New(&known->method, self.ptr())));
+    return new_function(known->method, known->name.c_str(), &call, self.ptr());
   }
 
  private:
@@ -194,7 +201,37 @@ class EagerCall<Result(X...)> {
   }
 };
 
+bool has_plain_sizes(const Tensor& x) {
+  return !x.is_nested() && !x.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+}
+
+bool agrees(const Tensor& input, const Tensor& other, bool is_bias) {
+  if (other.scalar_type() != input.scalar_type() || !has_plain_sizes(other)) return false;
+  return is_bias ? at::is_expandable_to(other.sizes(), input.sizes()) : other.sizes() == input.sizes();
+}
+
+PyObject* all_agree(PyObject*, PyObject* const* objects, Py_ssize_t positional, PyObject* keywords) {
+  HANDLE_TH_ERRORS
+  static PyObject* const bias = PyUnicode_InternFromString("bias");
+  if (positional != 1 || !THPVariable_CheckExact(objects[0])) Py_RETURN_FALSE;
+  const Tensor& input = THPVariable_Unpack(objects[0]);
+  if (!has_plain_sizes(input)) Py_RETURN_FALSE;
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  for (Py_ssize_t k = 0; k < named; ++k) {
+    PyObject* const object = objects[1 + k];
+    if (!THPVariable_CheckExact(object)) Py_RETURN_FALSE;
+    if (!agrees(input, THPVariable_Unpack(object), PyTuple_GET_ITEM(keywords, k) == bias)) Py_RETURN_FALSE;
+  }
+  Py_RETURN_TRUE;
+  END_HANDLE_TH_ERRORS
+}
+
 }  // namespace
+
+py::object agree() {
+  static PyMethodDef method;
+  return new_function(method, "agree", &all_agree, nullptr);
+}
 
 py::dict eager_calls(const py::dict& overloads) {
   py::dict calls;

@@ -13,4 +13,8 @@ namespace fused_dropout {
 // By the names of operations: for each overload of torch.ops a function that takes what it takes.
 pybind11::dict eager_calls(const pybind11::dict& overloads);
 
+// A function of Python, agree(input, *, bias=..., any=...): whether all are plain tensors of one dtype, a bias
+// broadcasts to the input's shape, and any other has it. Where it is not so, Python looks again and finds the words.
+pybind11::object agree();
+
 }  // namespace fused_dropout

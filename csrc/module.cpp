@@ -40,6 +40,7 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   fused_dropout::instruction_set();  // an unknown name in the environment is refused here, not in the first call
   m.attr("RNG_VERSION") = fused_dropout::kRngVersion;
+  m.attr("agree") = fused_dropout::agree();
   m.attr("UNREAD_STATE") = unread_state();
   m.def("build_info", &build_info);
   m.def("eager_calls", &fused_dropout::eager_calls, py::arg("overloads"));

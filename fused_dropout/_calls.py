@@ -84,22 +84,6 @@ def check(
     return checked_p
 
 
-def check_like(name: str, argument: str, tensor: Any, input: Tensor) -> None:
-    """The tensor that stands beside the input, in evaluation too, where no operation would check it."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}(): argument '{argument}' must be a Tensor, not {type(tensor).__name__}")
-    check_shaped(name, input, tensor)
-    if tensor.shape != input.shape:
-        raise ValueError(
-            f"{name}: expected all tensors to have the input's shape {list(input.shape)}, "
-            f"but got one of shape {list(tensor.shape)}"
-        )
-    if tensor.dtype != input.dtype:
-        raise RuntimeError(
-            f"{name}: expected all tensors to have the input's dtype {input.dtype}, but got one of {tensor.dtype}"
-        )
-
-
 def widened(input: Tensor, *others: Any) -> tuple[Any, ...]:
     """Under autocast all in the widest of their dtypes, as PyTorch's own operations of several tensors are there; else,
     and whatever is no floating-point tensor, as they are."""
@@ -130,26 +114,39 @@ def check_shaped(name: str, *tensors: Tensor) -> None:
             )
 
 
-def check_bias(name: str, bias: Any, input: Tensor) -> None:
-    if not isinstance(bias, Tensor):
-        raise TypeError(f"{name}(): argument 'bias' must be a Tensor, not {type(bias).__name__}")
-    check_shaped(name, input, bias)
-    if not broadcasts(bias, input):
-        raise ValueError(
-            f"{name}: expected a bias that broadcasts to the input's shape {list(input.shape)}, "
-            f"but got one of shape {list(bias.shape)}"
+def check_beside(name: str, argument: str, tensor: Any, input: Tensor) -> None:
+    """A tensor that stands beside the input."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}(): argument '{argument}' must be a Tensor, not {type(tensor).__name__}")
+    check_shaped(name, input, tensor)
+    if argument == "bias":
+        fits, wanted = broadcasts(tensor, input), "a bias that broadcasts to the input's shape"
+    else:
+        fits, wanted = tensor.shape == input.shape, "all tensors to have the input's shape"
+    if not fits:
+        raise ValueError(f"{name}: expected {wanted} {list(input.shape)}, but got one of shape {list(tensor.shape)}")
+    if tensor.dtype != input.dtype:
+        raise RuntimeError(
+            f"{name}: expected all tensors to have the input's dtype {input.dtype}, but got one of {tensor.dtype}"
         )
-    if bias.dtype != input.dtype:
-        raise RuntimeError(f"{name}: expected a bias of the input's dtype {input.dtype}, but got one of {bias.dtype}")
+
+
+def together(name: str, input: Tensor, **others: Any) -> tuple[Tensor, ...]:
+    """The input and the tensors beside it, checked, in evaluation too, where no operation would: a bias broadcasts to
+    the input's shape, any other has it. Under autocast in the widest of their dtypes."""
+    if extension is not None and not torch.compiler.is_compiling() and extension.agree(input, **others):
+        return (input, *others.values())
+    input, *tensors = widened(input, *others.values())
+    for argument, tensor in zip(others, tensors, strict=True):
+        check_beside(name, argument, tensor, input)
+    return (input, *tensors)
 
 
 def check_gate(name: str, input: Tensor, up: Any, form: str = "") -> tuple[str, tuple[Tensor, ...]]:
     """The operation of a gated unit, and its tensors: two, or one whose rows have halves."""
     operation = name.replace("_dropout", f"{form}_dropout")
     if up is not None:
-        input, up = widened(input, up)
-        check_like(name, "up", up, input)
-        return operation, (input, up)
+        return operation, together(name, input, up=up)
     check_shaped(name, input)
     if input.dim() == 0 or input.shape[-1] % 2:
         raise ValueError(

@@ -7,7 +7,7 @@ output alone, which the next layer keeps anyway. In evaluation, and where p is t
 import torch
 from torch import Tensor
 
-from ._calls import check, check_approximate, check_bias, check_gate, one_pass, widened
+from ._calls import check, check_approximate, check_gate, one_pass, together
 from .rng import Rng
 
 
@@ -66,9 +66,8 @@ def bias_relu_dropout(
         output = fused_dropout.dropout(torch.nn.functional.relu(input + bias), p, training, rng=rng)
     """
     checked_p = check("bias_relu_dropout", input, p, training, False, generator, rng)
-    input, bias = widened(input, bias)
-    check_bias("bias_relu_dropout", bias, input)
-    return one_pass("bias_relu_dropout", (input, bias), checked_p, training, generator, rng)
+    inputs = together("bias_relu_dropout", input, bias=bias)
+    return one_pass("bias_relu_dropout", inputs, checked_p, training, generator, rng)
 
 
 def squared_relu_dropout(
@@ -110,9 +109,8 @@ def bias_squared_relu_dropout(
         output = fused_dropout.dropout(torch.nn.functional.relu(input + bias).square(), p, training, rng=rng)
     """
     checked_p = check("bias_squared_relu_dropout", input, p, training, False, generator, rng)
-    input, bias = widened(input, bias)
-    check_bias("bias_squared_relu_dropout", bias, input)
-    return one_pass("bias_squared_relu_dropout", (input, bias), checked_p, training, generator, rng)
+    inputs = together("bias_squared_relu_dropout", input, bias=bias)
+    return one_pass("bias_squared_relu_dropout", inputs, checked_p, training, generator, rng)
 
 
 def gelu_dropout(
@@ -170,8 +168,7 @@ def bias_gelu_dropout(
         output = fused_dropout.dropout(gelu, p, training, rng=rng)
     """
     checked_p = check("bias_gelu_dropout", input, p, training, False, generator, rng)
-    input, bias = widened(input, bias)
-    check_bias("bias_gelu_dropout", bias, input)
+    input, bias = together("bias_gelu_dropout", input, bias=bias)
     name = f"bias_gelu{check_approximate('bias_gelu_dropout', approximate)}_dropout"
     return one_pass(name, (input, bias), checked_p, training, generator, rng)
 
@@ -215,9 +212,8 @@ def bias_silu_dropout(
         output = fused_dropout.dropout(torch.nn.functional.silu(input + bias), p, training, rng=rng)
     """
     checked_p = check("bias_silu_dropout", input, p, training, False, generator, rng)
-    input, bias = widened(input, bias)
-    check_bias("bias_silu_dropout", bias, input)
-    return one_pass("bias_silu_dropout", (input, bias), checked_p, training, generator, rng)
+    inputs = together("bias_silu_dropout", input, bias=bias)
+    return one_pass("bias_silu_dropout", inputs, checked_p, training, generator, rng)
 
 
 def swiglu_dropout(

@@ -14,7 +14,6 @@ from ._calls import (
     check_call,
     check_features,
     check_flags,
-    check_like,
     check_mode,
     check_per,
     evaluated,
@@ -23,8 +22,8 @@ from ._calls import (
     leaves_open,
     scaled,
     shared,
+    together,
     unread_state,
-    widened,
 )
 from ._extension import ops
 from .reference import GAIN_ALPHA, GAIN_ONE, GAIN_UPSCALE, row_major
@@ -539,8 +538,7 @@ def zoneout(
         output = torch.where(fused_dropout.keep_mask(input.shape, p, rng), input, previous)
     """
     checked_p = check("zoneout", input, p, training, False, generator, rng)
-    input, previous = widened(input, previous)
-    check_like("zoneout", "previous", previous, input)
+    input, previous = together("zoneout", input, previous=previous)
     if checked_p[0] == 0:
         return input
     if training:

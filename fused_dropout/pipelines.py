@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._calls import call, check, check_bias, check_flags, check_like, check_per, leading, one_pass, widened
+from ._calls import call, check, check_flags, check_per, leading, one_pass, together
 from .reference import GAIN_ONE, GAIN_UPSCALE
 from .rng import Rng
 
@@ -30,8 +30,7 @@ def dropout_add(
         output = residual + fused_dropout.dropout(input, p, training, rng=rng)
     """
     checked_p = check("dropout_add", input, p, training, False, generator, rng)
-    input, residual = widened(input, residual)
-    check_like("dropout_add", "residual", residual, input)
+    input, residual = together("dropout_add", input, residual=residual)
     if not training or checked_p[0] == 0:
         return residual + input
     return call("dropout_add", (input, residual), checked_p, GAIN_UPSCALE, None, False, generator, rng)[0]
@@ -63,8 +62,7 @@ def bias_dropout(
         output = fused_dropout.dropout(input + bias, p, training, rng=rng)
     """
     checked_p = check("bias_dropout", input, p, training, False, generator, rng)
-    input, bias = widened(input, bias)
-    check_bias("bias_dropout", bias, input)
+    input, bias = together("bias_dropout", input, bias=bias)
     if not training or checked_p[0] == 0:
         return input + bias
     return call("bias_dropout", (input, bias), checked_p, GAIN_UPSCALE, None, False, generator, rng)[0]
@@ -100,10 +98,7 @@ def bias_dropout_add(
         output = residual + fused_dropout.dropout(input + bias, p, training, rng=rng)
     """
     checked_p = check("bias_dropout_add", input, p, training, False, generator, rng)
-    input, bias, residual = widened(input, bias, residual)
-    check_bias("bias_dropout_add", bias, input)
-    check_like("bias_dropout_add", "residual", residual, input)
-    inputs = (input, bias, residual)
+    inputs = input, bias, residual = together("bias_dropout_add", input, bias=bias, residual=residual)
     if (not training or checked_p[0] == 0) and not input.is_floating_point() and not input.is_complex():
         return residual + (input + bias)
     return one_pass("bias_dropout_add", inputs, checked_p, training, generator, rng)
@@ -137,8 +132,7 @@ def drop_path_add(
     if scale_by_keep is not True:
         check_flags("drop_path_add", scale_by_keep=scale_by_keep)
     check_per("drop_path_add", per)
-    input, residual = widened(input, residual)
-    check_like("drop_path_add", "residual", residual, input)
+    input, residual = together("drop_path_add", input, residual=residual)
     if not training or checked_p[0] == 0:
         return residual + input
     if input.dim() == 0:

@@ -9,7 +9,7 @@ from ._calls import (
     Probability,
     call_id,
     check,
-    check_like,
+    check_beside,
     check_number,
     check_traced,
     dispatch_modes,
@@ -150,7 +150,7 @@ def _check(name: str, tensors: tuple[Any, ...], p: Probability) -> None:
     if any(x.is_nested for x in tensors if x is not None):
         raise RuntimeError(f"{name}: expected dense tensors, but got a nested one; call it with values()")
     if ROWS[name][1] == "residual":
-        check_like(name, "residual", tensors[1], tensors[0])
+        check_beside(name, "residual", tensors[1], tensors[0])
     check_operands(name, tensors, *p)
 
 

@@ -110,6 +110,9 @@ MISTAKES = (
     Mistake("csrc/eager_calls.cpp", "at::impl::torch_function_mode_enabled() ||", "", "test_eager_calls.py"),
     Mistake("csrc/eager_calls.cpp", "if (positional != known.required) return false;", "", "test_eager_calls.py"),
     Mistake("csrc/eager_calls.cpp", "PyList_GET_ITEM(object, i)", "PyList_GET_ITEM(object, 0)", "test_eager_calls.py"),
+    Mistake(
+        "csrc/eager_calls.cpp", "other.sizes() == input.sizes()", "other.dim() == input.dim()", "test_eager_calls.py"
+    ),
     Mistake("csrc/generator_mark.cpp", "kNumbersOfState = 4", "kNumbersOfState = 2", "test_errors.py"),
     Mistake(
         "csrc/meta.cpp",

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 import fused_dropout
+from fused_dropout._calls import together
 from fused_dropout._extension import NAMES, OF_STATES, SUMMED, eager, extension, ops
 
 X = torch.randn(4, 6)
@@ -167,6 +168,81 @@ def test_nothing_is_kept():
         assert [ref() for ref in there] == [None] * 6
     finally:
         gc.enable()
+
+
+ROW = torch.randn(6)
+
+
+@pytest.mark.parametrize(
+    ("input", "others"),
+    [
+        (X, {}),
+        (X, {"up": X}),
+        (X, {"bias": ROW}),
+        (X, {"bias": X}),
+        (X, {"bias": torch.randn(4, 1)}),
+        (X, {"bias": torch.tensor(1.0)}),
+        (X, {"bias": ROW, "residual": X}),
+        (torch.randn(0, 6), {"bias": ROW, "residual": torch.randn(0, 6)}),
+        (X, {"residual": X.to_sparse()}),
+        (torch.nn.Parameter(X), {"residual": X.T.contiguous().T}),
+    ],
+)
+def test_tensors_that_agree(input, others):
+    assert extension.agree(input, **others)
+    assert together("f", input, **others) == (input, *others.values())
+
+
+@pytest.mark.parametrize(
+    ("input", "others", "error"),
+    [
+        (X, {"up": ROW}, ValueError),
+        (X, {"up": X.T}, ValueError),
+        (X, {"bias": torch.randn(4)}, ValueError),
+        (X, {"bias": torch.randn(1, 4, 6)}, ValueError),
+        (torch.randn(1, 6), {"bias": X}, ValueError),
+        (X, {"bias": ROW, "residual": ROW}, ValueError),
+        (X, {"bias": ROW, "residual": X.double()}, RuntimeError),
+        (X, {"bias": ROW.double(), "residual": X}, RuntimeError),
+        (X, {"residual": None}, TypeError),
+        (X, {"bias": [1.0] * 6}, TypeError),
+    ],
+)
+def test_tensors_that_do_not_agree(input, others, error):
+    assert not extension.agree(input, **others)
+    with pytest.raises(error):
+        together("f", input, **others)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_do_not_agree():
+    """Those of strided layout are plain, and have no sizes."""
+    nested = torch.nested.nested_tensor([torch.randn(2, 6)])
+    assert not extension.agree(nested, residual=nested)
+    assert not extension.agree(X, residual=nested)
+    with pytest.raises(RuntimeError, match="dense tensor"):
+        together("f", X, residual=nested)
+
+
+def test_a_subclass_does_not_agree_by_itself():
+    """What it makes of its sizes and dtype is asked in Python."""
+    own = X.as_subclass(type("Own", (torch.Tensor,), {}))
+    assert not extension.agree(own, residual=X)
+    assert not extension.agree(X, residual=own)
+    assert not extension.agree(X, X)
+
+
+def test_symbolic_sizes_do_not_agree_by_themselves():
+    """Of plain tensors too, which a trace by C++ functionalization has: their sizes are not known here."""
+    seen = []
+
+    def look(x):
+        functional = torch._to_functional_tensor(x)
+        seen.append((type(functional), extension.agree(functional, residual=functional)))
+        return x + 1
+
+    torch.fx.experimental.proxy_tensor.make_fx(look, tracing_mode="symbolic")(torch.randn(4, 6))
+    assert seen == [(torch.Tensor, False)]
 
 
 def test_evaluation_shares_a_state_that_nobody_writes():

@@ -203,7 +203,11 @@ WRONG = [
     (lambda: fused_dropout.bias_dropout(X, torch.ones(3)), ValueError, r"bias that broadcasts to .*\[2, 3, 4\].*\[3\]"),
     (lambda: fused_dropout.bias_dropout(X, torch.ones(1, 2, 3, 4)), ValueError, "bias that broadcasts"),
     (lambda: ops.bias_dropout(X, torch.ones(3), 0.5), ValueError, r"bias that broadcasts to .*\[2, 3, 4\].*\[3\]"),
-    (lambda: fused_dropout.bias_dropout(X, B.double()), RuntimeError, "bias of the input's dtype torch.float32"),
+    (
+        lambda: fused_dropout.bias_dropout(X, B.double()),
+        RuntimeError,
+        "all tensors to have the input's dtype torch.float32",
+    ),
     (lambda: fused_dropout.bias_dropout(X, 1.0), TypeError, "argument 'bias' must be a Tensor, not float"),
     (lambda: fused_dropout.bias_dropout_add(X, B, R[0]), ValueError, r"input's shape \[2, 3, 4\], but got .*\[3, 4\]"),
     (lambda: fused_dropout.bias_dropout_add(X, B, R.half()), RuntimeError, "input's dtype"),
