@@ -1,8 +1,12 @@
 """WeightDrop: dropout on the parameters of any module, for the length of a call."""
 
+import threading
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import functional as F
@@ -37,6 +41,10 @@ class WeightDrop(nn.Module):
         ValueError: a name that the module has no parameter of, p outside [0, 1], or an unknown mode.
         TypeError: an argument of the wrong type.
 
+    Threads may share one: calls that drop parameters of the same module take turns, each with a mask of its own. What
+    else reads that module meanwhile (a call of it that goes past WeightDrop, of compiled code, or in evaluation; a copy
+    of it) may meet the dropped weights.
+
     ``torch.compile`` takes it whole from torch 2.13 on (in 2.11 Dynamo breaks the graph), but for nn.RNN, LSTM and GRU,
     where it breaks as it does without WeightDrop. On CUDA, cuDNN warns that the weights of such a layer are not one
     chunk of memory: it copies them.
@@ -69,7 +77,15 @@ class WeightDrop(nn.Module):
         if not self.training and self.mode == "upscale_in_train":
             return self.module(*args, **kwargs)
         places = [_place(self.module, name) for name in self.names]
-        raw = [_get(*place) for place in places]
+        if torch.compiler.is_compiling():  # Dynamo does not trace a lock
+            return self._call_dropped(places, args, kwargs)
+        with ExitStack() as turn:
+            for lock in _locks([owner for owner, _ in places]):
+                turn.enter_context(lock)
+            return self._call_dropped(places, args, kwargs)
+
+    def _call_dropped(self, places: list[tuple[nn.Module, str]], args: Any, kwargs: Any) -> Any:
+        raw = [_get(*place) for place in places]  # within one's turn: the parameters, or what a WeightDrop around put
         dropped: dict[Tensor, Tensor] = {}  # a tensor's hash is its identity: tied names share an entry, and so a mask
         for weight in raw:
             if weight not in dropped:
@@ -112,20 +128,30 @@ def _names(module: nn.Module, names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(names)
 
 
+# By the module that has the parameter, since two WeightDrops may name the same; here, since no lock can be copied or
+# pickled with a module; reentrant, since one WeightDrop may call another.
+_LOCKS: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
+
+
+def _locks(owners: list[nn.Module]) -> "list[threading.RLock]":
+    """Each once, and in one order for all threads, so that no two wait for each other."""
+    with _LOCKS_GUARD:
+        return [_LOCKS.setdefault(owner, threading.RLock()) for owner in sorted(set(owners), key=id)]
+
+
 # Where a module's forward finds a weight. A plain attribute hides the registered parameter of its name, which stays
 # registered. RNN, LSTM and GRU look in a list of their own, which torch.func.functional_call does not restore.
 
 
 def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     path, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(path)
-    if isinstance(owner, nn.RNNBase):
-        owner._update_flat_weights()  # its forward does so first of all, and would undo what is put there
-    return owner, leaf
+    return module.get_submodule(path), leaf
 
 
 def _get(owner: nn.Module, leaf: str) -> Any:
     if isinstance(owner, nn.RNNBase):
+        owner._update_flat_weights()  # its forward does so first of all, and would undo what is put there
         return owner._flat_weights[owner._flat_weights_names.index(leaf)]
     return getattr(owner, leaf)
 

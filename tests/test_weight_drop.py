@@ -4,6 +4,9 @@ import copy
 import inspect
 import pickle
 import textwrap
+import threading
+import time
+import weakref
 
 import pytest
 import torch
@@ -251,6 +254,65 @@ def test_rnn_follows_parameters_that_were_replaced():
     assert not torch.equal(by_call, torch.func.functional_call(layer.eval(), {}, (x.double(),))[0])
     torch.testing.assert_close(by_call, torch.func.functional_call(lstm, {"weight_hh_l0": replaced.popitem()[1]},
                                                                    (x.double(),))[0])  # fmt: skip
+
+
+def weight_of(module, name):
+    if isinstance(module, nn.RNNBase):
+        return module._flat_weights[module._flat_weights_names.index(name)]
+    return getattr(module, name)
+
+
+LINEAR, LSTM, PAIR = nn.Linear(8, 8), nn.LSTM(8, 8), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+SHARED = [  # what the threads call in turn; the module whose weight they drop; its name; what a one may have become
+    pytest.param([WeightDrop(LINEAR)], LINEAR, "weight", {0, 2}, id="one linear"),
+    pytest.param([WeightDrop(LSTM)], LSTM, "weight_hh_l0", {0, 2}, id="one lstm"),
+    pytest.param([WeightDrop(LINEAR), WeightDrop(LINEAR)], LINEAR, "weight", {0, 2}, id="two around one linear"),
+    pytest.param([WeightDrop(WeightDrop(LINEAR), ["module.weight"])], LINEAR, "weight", {0, 4}, id="nested, linear"),
+    pytest.param([WeightDrop(WeightDrop(LSTM), ["module.weight_hh_l0"])], LSTM, "weight_hh_l0", {0, 4},
+                 id="nested, lstm"),
+    pytest.param([WeightDrop(PAIR, ["0.weight", "1.weight"]), WeightDrop(PAIR, ["1.weight", "0.weight"])], PAIR[0],
+                 "weight", {0, 2}, id="two owners, named in either order"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layers", "owner", "name", "values"), SHARED)
+def test_threads_that_share_a_layer_drop_the_raw_weights_once_and_leave_them(layers, owner, name, values):
+    parameter, attributes, seen, failed = owner.get_parameter(name), set(vars(owner)), set(), []
+    nn.init.ones_(parameter)
+    together = threading.Barrier(4)
+
+    def look(module, args):
+        time.sleep(0.001)  # the others have the time to come in between
+        seen.update(weight_of(owner, name).unique().tolist())
+
+    def work(layer):
+        try:
+            together.wait(10)
+            for _ in range(5):
+                layer(torch.randn(2, 8))
+        except Exception as error:
+            failed.append(error)
+
+    handle = owner.register_forward_pre_hook(look)
+    threads = [threading.Thread(target=work, args=(layers[i % len(layers)],), daemon=True) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    handle.remove()
+    assert not failed
+    assert not any(thread.is_alive() for thread in threads), "they wait for each other"
+    assert seen == values
+    assert weight_of(owner, name) is parameter
+    assert set(vars(owner)) == attributes
+
+
+def test_a_layer_that_was_called_is_not_kept_alive():
+    layer = WeightDrop(nn.Linear(4, 4))
+    layer(torch.ones(1, 4))
+    module = weakref.ref(layer.module)
+    del layer
+    assert module() is None
 
 
 def test_checkpointing_recomputes_with_the_same_mask():
