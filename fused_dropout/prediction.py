@@ -1,7 +1,9 @@
 """Monte Carlo dropout: dropout alone turned on in a trained model, and the mean and variance of its predictions."""
 
 import operator
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -33,7 +35,8 @@ def monte_carlo(model: nn.Module) -> Iterator[nn.Module]:
     they wrap), torch.nn's, timm's and torchvision's, those without children that are named after dropout, and
     nn.MultiheadAttention, nn.RNN, LSTM and GRU with dropout > 0. The flags of all others, BatchNorm's above all, stay
     as they are, and so does what they drop by torch.nn.functional.dropout. Afterwards, also where an exception leaves
-    the block, every flag is what it was. Blocks may be nested.
+    the block, every flag is what it was. Blocks may be nested, and those of one thread or of several may overlap in any
+    order: dropout stays on while one is open, and leaving the last restores the flags.
 
     nn.TransformerEncoderLayer and MultiheadAttention have a fused path for evaluation that skips dropout without a
     word; it is switched off within the block, for the whole process (``torch.backends.mha.set_fastpath_enabled``).
@@ -52,19 +55,11 @@ def monte_carlo(model: nn.Module) -> Iterator[nn.Module]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"monte_carlo(): argument 'model' must be a torch.nn.Module, not {type(model).__name__}")
-    dropping = [(module, module.training) for module in model.modules() if _drops(module)]
+    dropping = _dropping(model)
     if not dropping:
         warnings.warn(f"monte_carlo: {type(model).__name__} has no dropout to turn on", stacklevel=3)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for module, _ in dropping:
-            module.training = True  # .train() would reach the children too
+    with _turned_on(dropping):
         yield model
-    finally:
-        for module, training in dropping:
-            module.training = training
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def predict(
@@ -84,8 +79,8 @@ def predict(
             other masks. By default as many as keep input and output within 2**18 elements, if the model allows it: no
             dropout shares a decision along dimension 0 (WeightDrop, ``per="batch"``, a noise shape that names it,
             LockedDropout with the time first) or a scale (DropBlock2d), and a row depends neither on its neighbours nor
-            on its position, which a trial in evaluation shows. Otherwise 1. What modules of unknown types share is not
-            known.
+            on its position, which a trial in evaluation shows. Otherwise 1, also where another thread has dropout on
+            during the trial. What modules of unknown types share is not known.
 
     Returns:
         ``(mean, variance)``: the sample mean and the unbiased sample variance, as torch.mean and torch.var over the
@@ -115,11 +110,14 @@ def predict(
     sharing = next((type(module).__name__ for module in model.modules() if _shares_rows(module)), None)
     if chunk is not None and chunk > 1 and sharing:
         raise ValueError(f"predict: expected chunk to be 1, since rows share what {sharing} draws, but got {chunk}")
-    with torch.no_grad(), _evaluation(model), _forked_generators(x, seed) as start:
+    dropping = _dropping(model)
+    if not dropping:
+        warnings.warn(f"predict: {type(model).__name__} has no dropout to turn on", stacklevel=2)
+    with torch.no_grad(), _flags(list(model.modules()), False), _forked_generators(x, seed) as start:
         if chunk is None:
             chunk = 1 if sharing else _largest_chunk(model, x, samples)
         start()
-        with monte_carlo(model):
+        with _turned_on(dropping):
             return _moments(model, x, samples, chunk)
 
 
@@ -131,6 +129,10 @@ def _at_least(least: int, name: str, value: Any) -> int:
     if number < least:
         raise ValueError(f"predict: expected {name} to be at least {least}, but got {value}")
     return number
+
+
+def _dropping(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if _drops(module)]
 
 
 def _drops(module: nn.Module) -> bool:
@@ -163,16 +165,58 @@ def _shares_rows(module: nn.Module) -> bool:
     return issubclass(kind, WeightDrop)
 
 
+class _Flag(NamedTuple):
+    """A module's training flag while blocks are open that set it."""
+
+    before: bool
+    blocks: dict[object, tuple[int, bool]]  # the thread of each, and what it asks for; the latest last
+
+    def value(self) -> bool:
+        """What a thread asks for is what its latest block does; dropout is on while one of them has it on."""
+        return any(dict(self.blocks.values()).values())
+
+
+# What blocks of all threads share. The lock is reentrant, since the collector may close a block that was abandoned.
+_LOCK = threading.RLock()
+_FLAGS: "weakref.WeakKeyDictionary[nn.Module, _Flag]" = weakref.WeakKeyDictionary()
+_FAST: list[bool] = []  # whether the fast path was on before the first open block, once for each
+
+
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
+def _flags(modules: list[nn.Module], training: bool) -> Iterator[None]:
+    """Sets the modules' flags alone (.train() would reach the children too); the last block restores them."""
+    block, entered = object(), []
     try:
-        for module, _ in flags:
-            module.training = False
+        with _LOCK:
+            for module in modules:
+                flag = _FLAGS.setdefault(module, _Flag(module.training, {}))
+                flag.blocks[block] = threading.get_ident(), training
+                entered.append(module)
+                module.training = flag.value()
         yield
     finally:
-        for module, training in flags:
-            module.training = training
+        with _LOCK:
+            for module in entered:
+                flag = _FLAGS[module]
+                del flag.blocks[block]
+                module.training = flag.value() if flag.blocks else flag.before
+                if not flag.blocks:
+                    del _FLAGS[module]
+
+
+@contextmanager
+def _turned_on(dropping: list[nn.Module]) -> Iterator[None]:
+    with _flags(dropping, True):
+        with _LOCK:
+            _FAST.append(_FAST[0] if _FAST else torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            with _LOCK:
+                fast = _FAST.pop()
+                if not _FAST:
+                    torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """monte_carlo turns on dropout alone; predict returns the moments of what a model says under its masks."""
 
+import gc
 import inspect
 import textwrap
+import threading
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -134,6 +137,48 @@ def test_blocks_may_be_nested():
     assert state_of(model) == before
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["in training", "in evaluation"])
+@pytest.mark.parametrize("order", ["aabb", "abba", "abab", "abcabc", "abcbca", "abcacb"])
+def test_blocks_may_be_left_in_any_order(order, training):
+    """A letter enters its block the first time, and leaves it the second."""
+    model = network().train(training)
+    model[3].eval()
+    before, open_blocks = state_of(model), {}
+    for letter in order:
+        if letter in open_blocks:
+            open_blocks.pop(letter).__exit__(None, None, None)
+        else:
+            open_blocks[letter] = monte_carlo(model)
+            open_blocks[letter].__enter__()
+        assert model[3].training == bool(open_blocks)
+        assert torch.backends.mha.get_fastpath_enabled() == (not open_blocks)
+    assert state_of(model) == before
+
+
+def test_blocks_of_models_that_share_a_module_count_it_once_each():
+    inner = nn.Dropout().eval()
+    one, other = nn.Sequential(inner).eval(), nn.Sequential(inner, nn.Dropout()).eval()
+    first, second = monte_carlo(one), monte_carlo(other)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert other[0].training
+    assert other[1].training
+    second.__exit__(None, None, None)
+    assert not other[0].training
+    assert not other[1].training
+
+
+def test_a_block_that_was_left_keeps_nothing_alive():
+    model = network()
+    with monte_carlo(model):
+        pass
+    alive = weakref.ref(model[3])
+    del model
+    gc.collect()
+    assert alive() is None
+
+
 def test_a_fast_path_that_was_off_stays_off():
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -190,6 +235,8 @@ def test_a_model_without_dropout_is_worth_one_warning():
     with pytest.warns(UserWarning, match="no dropout") as caught:
         predict(nn.Linear(2, 2), torch.ones(2, 2), 4)
     assert len(caught) == 1
+    assert str(caught[0].message).startswith("predict: Linear has")
+    assert caught[0].filename == __file__
 
 
 # predict
@@ -295,6 +342,77 @@ def test_predict_of_a_model_that_is_not_random_has_no_variance(chunk):
     mean, variance = predict(nn.Tanh(), x, 10, chunk=chunk)
     assert torch.equal(mean, x.tanh())
     assert not variance.any()
+
+
+class Meeting(nn.Module):
+    """The identity; what a thread is to do in its n-th pass comes first."""
+
+    def __init__(self, **actions):
+        super().__init__()
+        self.actions = {name: iter(todo) for name, todo in actions.items()}
+
+    def forward(self, x):
+        next(self.actions[threading.current_thread().name], lambda: None)()
+        return x
+
+
+def test_predict_samples_with_dropout_while_another_thread_begins_or_ends():
+    there, back, on, results = threading.Event(), threading.Event(), [], {}
+
+    def wait_in_the_first():
+        there.set()
+        assert back.wait(20)
+
+    def end_the_first():
+        back.set()
+        first.join(20)
+
+    def look():
+        on.append(dropout.training)
+
+    dropout = nn.Dropout(0.5)
+    meeting = Meeting(first=[wait_in_the_first], second=[look, look, end_the_first, look])  # two passes are its trial
+    model, x = nn.Sequential(nn.BatchNorm1d(500), meeting, dropout), torch.ones(2, 500)
+    before = state_of(model)
+
+    def sample(chunk):
+        results[threading.current_thread().name] = predict(model, x, 40, chunk=chunk)
+
+    first = threading.Thread(target=sample, args=(1,), name="first")
+    second = threading.Thread(target=sample, args=(None,), name="second")
+    first.start()
+    assert there.wait(20)
+    second.start()
+    second.join(20)
+    assert on == [True] * 3
+    assert state_of(model) == before
+    for name in ("first", "second"):
+        assert abs(results[name].variance.mean().item() - 1) < 0.1  # of 2 or 0; where most samples are 1, far less
+
+
+def test_predict_from_many_threads_leaves_every_flag_as_it_was():
+    model, x = network(), torch.randn(4, 6)
+    before, together = state_of(model), threading.Barrier(4)
+
+    def work():
+        together.wait(20)
+        for _ in range(25):
+            predict(model, x, 2)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert state_of(model) == before
+
+
+def test_predict_within_a_block_tries_the_model_in_evaluation():
+    model = Function(torch.tanh).eval()
+    with monte_carlo(model):
+        predict(model, torch.randn(4, 6), 10)
+        assert model.dropouts[0].training
+    assert model.batches == [40]
 
 
 @pytest.mark.parametrize(
