@@ -177,8 +177,11 @@ def leading(input: Tensor, own: int) -> list[int]:
 
 def moved(p: "float | Tensor | None", fn: Callable[[Tensor], Tensor]) -> "float | Tensor | None":
     """A module's p after ``module._apply(fn)``: a tensor follows to another device, but keeps the dtype, which decides
-    the mask."""
-    return p.to(fn(p).device) if isinstance(p, Tensor) else p
+    the mask. From the meta device there is no value to bring: what to_empty makes of parameters it makes of p."""
+    if not isinstance(p, Tensor):
+        return p
+    device = fn(p).device
+    return torch.empty_like(p, device=device) if p.is_meta and device.type != "meta" else p.to(device)
 
 
 def scaled(p: Probability, factor: "float | Tensor") -> Probability:

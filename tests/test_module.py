@@ -92,6 +92,16 @@ def test_tensor_p_follows_the_module_and_keeps_its_dtype(layer, options):
     assert number.p == 0.3
 
 
+@pytest.mark.parametrize(("layer", "options"), LAYERS, ids=NAMES)
+def test_tensor_p_on_meta_becomes_an_empty_one_as_parameters_do(layer, options):
+    model = nn.Sequential(nn.Linear(2, 2), layer(torch.tensor(0.3, dtype=torch.float64), **options)).to("meta")
+    p = model.to_empty(device="cpu")[1].p
+    assert (p.device.type, p.dtype, p.shape) == ("cpu", torch.float64, ())
+    assert model.to_empty(device="cpu")[1].p is p, "one with a value keeps it"
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        layer(torch.tensor(0.3, device="meta"), **options).to("cpu")
+
+
 @pytest.mark.parametrize("layer", SIX, ids=NAMES[:6])
 def test_every_torch_module_whose_class_is_set_to_ours_works(layer):
     module = getattr(nn, layer.__name__)(0.4, True)
