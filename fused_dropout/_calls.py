@@ -351,8 +351,6 @@ def expectation(input: Tensor, previous: Tensor, p: "float | Tensor") -> Tensor:
     if input.is_complex():
         parts = [torch.view_as_real(x.resolve_conj()) for x in (input, previous)]
         return torch.view_as_complex(expectation(parts[0], parts[1], p))
-    if not input.is_floating_point():
-        raise RuntimeError(f"zoneout: expected tensors of a floating-point dtype, but got {input.dtype}")
     wide = compute(input.dtype)
     shares = [share.to(wide) if isinstance(share, Tensor) else share for share in (kept(p), dropped(p))]
     return (input.to(wide) * shares[0] + previous.to(wide) * shares[1]).to(input.dtype)

@@ -541,6 +541,8 @@ def zoneout(
     input, previous = together("zoneout", input, previous=previous)
     if checked_p[0] == 0:
         return input
+    if not input.is_floating_point() and not input.is_complex():
+        raise RuntimeError(f"zoneout: expected tensors of a floating-point dtype, but got {input.dtype}")
     if training:
         return call("zoneout", (input, previous), checked_p, GAIN_UPSCALE, None, False, generator, rng)[0]
     return expectation(input, previous, p)

@@ -1,7 +1,7 @@
 """States: the 16 bytes that a mask is made from, and the masks themselves."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._extension import extension, ops
-from .reference import row_major
+from .reference import FLOATS, row_major
 
 Rng: TypeAlias = "Tensor | Sequence[int] | None"
 
@@ -66,12 +66,13 @@ def keep_mask(
     Raises:
         ValueError: p outside [0, 1], a state of the wrong dtype or size, a noise shape that does not fit, or
             ``device`` other than the state's.
+        TypeError: an argument of the wrong type.
 
     Equivalent to::
 
         output = fused_dropout.dropout(torch.ones(shape), p, rng=rng, noise_shape=noise_shape) != 0
     """
-    shape = torch.Size(shape)
+    shape = _size(shape, "keep_mask")
     p, p_tensor = probability(p, "keep_mask")
     state = _given_state(rng, device, "keep_mask")
     return ops.keep_mask(state, shape, p, p_tensor=p_tensor, mask_strides=mask_strides(shape, noise_shape, "keep_mask"))
@@ -115,9 +116,11 @@ def normal_noise(
         radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * torch.pi * v
         output = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], 1).view(shape)
     """
-    shape = torch.Size(shape)
+    shape = _size(shape, "normal_noise")
     state = _given_state(rng, device, "normal_noise")
     dtype = torch.get_default_dtype() if dtype is None else dtype
+    if isinstance(dtype, torch.dtype) and dtype not in FLOATS:
+        raise RuntimeError(f"normal_noise: expected dtype float16, bfloat16, float32 or float64, but got {dtype}")
     return ops.normal_noise(state, shape, dtype=dtype, mask_strides=mask_strides(shape, noise_shape, "normal_noise"))
 
 
@@ -149,6 +152,12 @@ def check_generator(generator: Any, name: str) -> None:
     if generator is not None and not isinstance(generator, torch.Generator):
         kind = type(generator).__name__
         raise TypeError(f"{name}(): argument 'generator' must be a torch.Generator, not {kind}")
+
+
+def _size(shape: Sequence[int], name: str) -> torch.Size:
+    if not isinstance(shape, Iterable):
+        raise TypeError(f"{name}(): argument 'shape' must be a sequence of ints, not {type(shape).__name__}")
+    return torch.Size(shape)
 
 
 def _given_state(rng: Rng, device: torch.device | str | None, name: str) -> Tensor:

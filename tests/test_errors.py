@@ -390,12 +390,14 @@ ROWS = [
         "zoneout: expected all tensors to have the input's dtype torch.float32, but got one of torch.float64",
     ),
     ("zoneout previous", lambda: zoneout(X, None), TypeError, "argument 'previous' must be a Tensor, not NoneType"),
-    ("zoneout long", lambda: zoneout(X.long(), X.long()), RuntimeError, "zoneout: expected a tensor of dtype float16"),
-    (
-        "zoneout long, evaluation",
-        lambda: zoneout(X.long(), X.long(), 0.5, False),
-        RuntimeError,
-        "zoneout: expected tensors of a floating-point dtype, but got torch.int64",
+    *(
+        (
+            f"zoneout long, {kind}",
+            lambda training=training: zoneout(X.long(), X.long(), 0.5, training),
+            RuntimeError,
+            "zoneout: expected tensors of a floating-point dtype, but got torch.int64",
+        )
+        for kind, training in (("training", True), ("evaluation", False))
     ),
     ("zoneout both", lambda: zoneout(X, X, rng=(0, 0), generator=torch.Generator()), ValueError, "not both"),
     ("feature alpha rank", lambda: feature_alpha_dropout(X[0], 0.5, True), RuntimeError, "requires at least 2 dim"),
@@ -405,7 +407,24 @@ ROWS = [
         TypeError,
         "normal_noise(): argument 'rng' must be a state",
     ),
-    ("noise dtype", lambda: normal_noise((2,), STATE, dtype=torch.int64), RuntimeError, "float32 or float64, but got"),
+    (
+        "noise dtype",
+        lambda: normal_noise((2,), STATE, dtype=torch.complex64),
+        RuntimeError,
+        "normal_noise: expected dtype float16, bfloat16, float32 or float64, but got torch.complex64",
+    ),
+    *(
+        (
+            f"{name} of a number as shape",
+            call,
+            TypeError,
+            f"{name}(): argument 'shape' must be a sequence of ints, not int",
+        )
+        for name, call in (
+            ("keep_mask", lambda: keep_mask(3, 0.5, STATE)),
+            ("normal_noise", lambda: normal_noise(3, STATE)),
+        )
+    ),
     ("noise shape of noise", lambda: normal_noise((2, 3), STATE, noise_shape=(2,)), ValueError, "but got (2,)"),
     ("noise device", lambda: normal_noise((2,), STATE, device="meta"), ValueError, "expected device to be that of rng"),
     (
