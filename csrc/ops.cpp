@@ -8,8 +8,8 @@
 //   gain                 what a kept element is multiplied by: 0: 1/(1-p), 1: 1, 2: alpha dropout's a
 //   mask_strides, _base  the affine map from coordinates to mask index; dimensions behind the last stride share their
 //                        decisions; None: row-major over the output's own shape
-//   block                DropBlock's: height and width of a block, and of the seeds' grid, whose map mask_strides then
-//   is call_id              read by nobody: a fresh tensor for each traced call keeps a compiler from merging two draws
+//   block                DropBlock's: height and width of a block, and of the seeds' grid, which mask_strides then maps
+//   call_id              read by nobody: a fresh tensor for each traced call keeps a compiler from merging two draws
 #include <torch/library.h>
 
 #include "refusal.h"

@@ -2,7 +2,7 @@
 //
 // The backward direction is an operation of its own, a fused kernel. Where it has to be differentiated itself, and in
 // forward mode, the same function is a chain of PyTorch's operations and of dropout_apply, which is its own derivative.
-// csrc/autograd.cpp says why nodes are built by hand.
+// csrc/autograd_node.h says why nodes are built by hand.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/library.h>
