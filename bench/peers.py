@@ -4,6 +4,7 @@ To add one, write a function of p and a device that returns its tasks by the ope
 What it gives is checked by `work.check_dropout`, since its random numbers are its own.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -90,6 +91,7 @@ def _jax(p: float, device: str) -> Tasks:
     """jax.jit of a selection by jax.random.bernoulli. JAX chooses its threads itself."""
     if device != "cpu":
         raise Skipped("JAX is measured on the CPU only")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else it takes three quarters of a GPU's memory where it sees one
     jax = _required("jax")
 
     def dropout(x: Any, key: Any, call: int) -> Any:

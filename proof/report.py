@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -55,6 +56,8 @@ def save(folder: Path, name: str, findings: Sequence[Finding], minutes: float, c
 
 def commit() -> str:
     """What is checked out, and whether anything but reports was changed since."""
+    if shutil.which("git") is None:
+        return "unknown"
     here = Path(__file__).parent
     made = [f":(exclude,top){path}" for path in ("proof/results", "proof/REPORT.md")]
     head = ["git", "rev-parse", "--short=12", "HEAD"]

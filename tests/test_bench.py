@@ -202,6 +202,21 @@ def test_every_peer_is_measured_or_skipped_with_a_reason():
     assert all(set(peer.tasks) <= known for peer in found)
 
 
+def test_jax_leaves_a_gpu_alone(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    platforms = []
+
+    def required(module):
+        platforms.append(os.environ.get("JAX_PLATFORMS"))
+        raise peers.Skipped(module)
+
+    monkeypatch.setattr(peers, "_required", required)
+    with pytest.raises(peers.Skipped):
+        peers._jax(P, "cpu")
+    assert platforms == ["cpu"], "before it is imported"
+
+
 @pytest.mark.parametrize("name", ["F.dropout", "bit mask", "jax.jit"])
 @pytest.mark.parametrize("operation", ["dropout", "dropout backward", "dropout and backward"])
 def test_peers_are_dropout(name, operation):

@@ -13,6 +13,7 @@ from proof import (
     emulator,
     failures,
     fuzzing,
+    gpu_sanitizers,
     host,
     kernels,
     mistakes,
@@ -47,6 +48,19 @@ def test_every_claim_holds(section):
 
 def test_the_report_is_that_of_the_results():
     assert report.markdown(proof.RESULTS, proof.EVERY) == proof.REPORT.read_text()
+
+
+def test_results_of_no_checkout_are_of_an_unknown_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert report.commit() == "unknown"
+
+
+@pytest.mark.parametrize("tool", gpu_sanitizers.TOOLS)
+def test_a_sanitizer_watches_our_kernels_alone_where_it_can(tool):
+    command = " ".join(gpu_sanitizers.command("compute-sanitizer", tool))
+    assert f"--tool {tool} --report-api-errors no" in command
+    assert ("--kernel-regex kns=fused_dropout" in command) == (tool != "initcheck")
+    assert all((host.ROOT / file).exists() for file, *_ in gpu_sanitizers.SANITIZED.values())
 
 
 @pytest.mark.parametrize("fault", [fault for fault, *_ in suite.PLANTED.values()], ids=lambda fault: fault[1])
