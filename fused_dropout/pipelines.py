@@ -22,6 +22,9 @@ def dropout_add(
     Args:
         input, residual: tensors of the same shape, dtype and device; see :func:`dropout` for the rest.
 
+    Returns:
+        Tensor of the input's shape and dtype; ``residual + input`` in evaluation, and where p is the number 0.
+
     Raises:
         ValueError: shapes that differ, and as :func:`dropout`.
 
@@ -53,6 +56,9 @@ def bias_dropout(
     Args:
         input: tensor of any shape; see :func:`dropout` for the rest.
         bias: tensor that broadcasts to the input's shape, such as (features,); of its dtype and device.
+
+    Returns:
+        Tensor of the input's shape and dtype; ``input + bias`` in evaluation, and where p is the number 0.
 
     Raises:
         ValueError: a bias that does not broadcast to the input's shape, and as :func:`dropout`.
@@ -120,6 +126,9 @@ def drop_path_add(
     Args:
         input: the residual branch, as in :func:`drop_path`, whose arguments these are.
         residual: tensor of the input's shape, dtype and device.
+
+    Returns:
+        Tensor of the input's shape and dtype; ``residual + input`` in evaluation, and where p is the number 0.
 
     Raises:
         ValueError: shapes that differ, and as :func:`drop_path`.

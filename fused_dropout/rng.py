@@ -24,6 +24,10 @@ def draw(device: torch.device | str | None = None, generator: torch.Generator | 
     Returns:
         int64 tensor of shape (2,): seed and offset, read as unsigned.
 
+    Raises:
+        TypeError: a generator that is no torch.Generator.
+        RuntimeError: a generator of another device.
+
     Equivalent to (on CPU)::
 
         output = torch.empty(2, dtype=torch.int64).random_(-2**63, None, generator=generator)
@@ -106,6 +110,7 @@ def normal_noise(
     Raises:
         ValueError: a state of the wrong dtype or size, a noise shape that does not fit, or ``device`` other than the
             state's.
+        TypeError: an argument of the wrong type.
         RuntimeError: an unsupported dtype.
 
     Equivalent to, for a state tensor and an even number of elements::

@@ -69,6 +69,7 @@ class DropoutAddLayerNorm(_Norm):
 
     Raises:
         ValueError: p outside [0, 1]; shapes that do not fit.
+        TypeError: an argument of the wrong type.
 
     Equivalent to::
 
@@ -106,6 +107,10 @@ class DropoutAddRMSNorm(_Norm):
     Shape:
         ``layer(input, residual)``: tensors (*, F) of one shape; ``(normed, sum)`` of that shape.
 
+    Raises:
+        ValueError: p outside [0, 1]; shapes that do not fit.
+        TypeError: an argument of the wrong type.
+
     Equivalent to::
 
         sum = residual + fused_dropout.dropout(input, module.p, module.training, rng=rng)
@@ -137,6 +142,10 @@ class SoftmaxDropout(_Layer):
     Shape:
         ``layer(input, attn_mask)``: scores (*, F), and None or a tensor that broadcasts to them; the output is like the
         scores.
+
+    Raises:
+        ValueError: p outside [0, 1]; an attn_mask that does not broadcast to the scores.
+        TypeError: an argument of the wrong type.
 
     Equivalent to, without an attn_mask::
 
