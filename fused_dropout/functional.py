@@ -55,7 +55,8 @@ def dropout(
             along that dimension: ``(N, C, 1, 1)`` drops whole channels.
         mode: ``"upscale_in_train"`` (kept elements are scaled in training) or ``"downscale_in_infer"`` (the bare mask
             in training, every element times 1 - p in evaluation, as in the paper).
-        generator: draw the state from this generator instead of the device's own.
+        generator: draw the state from this generator instead of the device's own; inside a checkpoint, which does not
+            restore it, draw outside with ``fused_dropout.draw(generator=g)`` and pass ``rng=``.
         rng: use this state and no generator: an int64 tensor of 2 as :func:`fused_dropout.draw` returns, or two ints
             ``(seed, offset)`` in [0, 2**64), the offset a multiple of 4.
 
