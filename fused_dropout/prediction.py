@@ -55,10 +55,7 @@ def monte_carlo(model: nn.Module) -> Iterator[nn.Module]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"monte_carlo(): argument 'model' must be a torch.nn.Module, not {type(model).__name__}")
-    dropping = _dropping(model)
-    if not dropping:
-        warnings.warn(f"monte_carlo: {type(model).__name__} has no dropout to turn on", stacklevel=3)
-    with _turned_on(dropping):
+    with _turned_on(_dropping("monte_carlo", model, 4)):
         yield model
 
 
@@ -110,9 +107,7 @@ def predict(
     sharing = next((type(module).__name__ for module in model.modules() if _shares_rows(module)), None)
     if chunk is not None and chunk > 1 and sharing:
         raise ValueError(f"predict: expected chunk to be 1, since rows share what {sharing} draws, but got {chunk}")
-    dropping = _dropping(model)
-    if not dropping:
-        warnings.warn(f"predict: {type(model).__name__} has no dropout to turn on", stacklevel=2)
+    dropping = _dropping("predict", model, 3)
     with torch.no_grad(), _flags(list(model.modules()), False), _forked_generators(x, seed) as start:
         if chunk is None:
             chunk = 1 if sharing else _largest_chunk(model, x, samples)
@@ -131,8 +126,12 @@ def _at_least(least: int, name: str, value: Any) -> int:
     return number
 
 
-def _dropping(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if _drops(module)]
+def _dropping(name: str, model: nn.Module, caller: int) -> list[nn.Module]:
+    """What is to be turned on; where that is nothing, a warning at the line so many frames up."""
+    dropping = [module for module in model.modules() if _drops(module)]
+    if not dropping:
+        warnings.warn(f"{name}: {type(model).__name__} has no dropout to turn on", stacklevel=caller)
+    return dropping
 
 
 def _drops(module: nn.Module) -> bool:
