@@ -82,6 +82,11 @@ def calls() -> list[Call]:
                            ((3, 130, 40), None), ((3, 130, 40), (40, 0, 1)), ((90, 48), (1, 0)),
                            ((2, 3, 65, 16), (3120, 1040, 16, 1))):  # fmt: skip
         made += [_call("bias_dropout_add", dtype, shape, 0.4, 2**35 - 99, strides) for dtype in (f32, f64)]
+    # Rows of whole accesses, shorter and longer than what a warp takes, in a whole number of them and not.
+    made += [_call(pipeline, dtype, shape, 0.4, base)
+             for dtype, shape, base in ((bf16, (300, 8), 0), (f16, (70, 40), 2**35 - 96), (bf16, (5, 1000), 3),
+                                        (bf16, (3, 5000), 8), (f16, (9, 256), 0), (f32, (70, 12), 0))
+             for pipeline in ("bias_dropout", "bias_dropout_add", "bias_gelu_dropout_backward")]  # fmt: skip
     made.append(_call("bias_dropout_add", bf16, (3, 130, 40), 0.4, 0, None, "every second"))
     made.append(_call("dropout", f32, (70, 50), 0.4, 0, None, "part of another"))
     made.append(_call("bias_dropout_add", f64, (3, 130, 7), 0.4, 0, None, "a row"))

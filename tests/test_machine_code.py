@@ -21,14 +21,15 @@ from proof import extension
 BUDGET = {"linear": 48, "linear, octets": 72, "linear float64": 80, "linear float64, many": 128,
           "strided": 64, "strided, three": 80, "strided, many": 128, "write_state": 32, "seeds": 64, "blocks": 64,
           "rows": 255, "sums_of_parts": 40, "and_sum": 128}  # fmt: skip
-# Tensors that a pipeline reads and writes; two in the others.
+# Tensors that a pipeline reads and writes, and a mask in memory; two in the others.
 OPERANDS = {
+    "BlockDropout": 3,
     **dict.fromkeys(("DropoutAdd", "Zoneout", "BiasDropout", "BiasActivationDropout", "BiasReluDropout"), 3),
     **dict.fromkeys(("ActivationBackward", "ReluDropoutBackward", "GatedDropout"), 3),
     **dict.fromkeys(("BiasDropoutAdd", "BiasActivationBackward"), 4),
     "GatedBackward": 5,
 }
-LINEAR = 21 * 4 + 1
+LINEAR, BIASED = 21 * 4 + 1, 11 * 4
 # Executed by a thread, for each 8 of its elements (sass.py says on which path), by kernel and architecture.
 INSTRUCTIONS = json.loads((Path(__file__).parent / "data" / "instructions.json").read_text())
 ARCHITECTURES = [a.split("+")[0].replace(".", "") for a in build_info()["cuda_architectures"] or []]
@@ -55,9 +56,9 @@ def octets(kernel: str) -> int:
     """That a thread takes, in a linear kernel: as csrc/cuda/launch.h has them."""
     if re.search(r"Activation|Gated|double", kernel):
         return 1
-    size = 4 if ", float, " in kernel else 2
-    inputs = 0 if "KeepMask" in kernel else operands_of(kernel) - 1
-    return {0: 4, 2: 4, 4: 2}.get(size * inputs, 1)
+    size, biased = 4 if ", float, " in kernel else 2, "<fused_dropout::Bias" in kernel
+    streams = 0 if "KeepMask" in kernel else operands_of(kernel) - 1 - biased
+    return {0: 4, 2: 2 if biased else 4, 4: 2}.get(size * streams, 1)
 
 
 def kind(kernel: str) -> str:
@@ -69,7 +70,7 @@ def kind(kernel: str) -> str:
     if name == "linear" and octets(kernel) > 1:
         return "linear, octets"
     if name == "strided":
-        return "strided, many" if operands > 3 else "strided, three" if wide or operands == 3 else name
+        return "strided, many" if operands + wide > 3 else "strided, three" if wide or operands == 3 else name
     return name
 
 
@@ -98,10 +99,11 @@ def kernels(library) -> dict[str, dict[str, tuple[int, int]]]:
 def test_every_architecture_has_every_kernel(kernels):
     assert sorted(kernels) == sorted(ARCHITECTURES)
     counts = {arch: len(found) for arch, found in kernels.items()}
-    # 21 pipelines of 4 dtypes and the mask, each linear (aligned or not) and strided; 14 of 4 dtypes that are strided
-    # alone (normal noise, stored bits, a bias); the state's and the blocks' two; 6 operations on rows of 4 dtypes, for
-    # rows of three kinds; 6 pipelines that sum up their rows, and the sum of parts
-    assert set(counts.values()) == {LINEAR * 3 + 14 * 4 + 3 + 6 * 4 * 3 + 6 * 4 + 4}, counts
+    # 21 pipelines of 4 dtypes and the mask, each linear (aligned or not) and strided; 11 of 4 dtypes with a bias, which
+    # are linear (aligned) and strided; 3 that are strided alone (normal noise, stored bits); the state's and the
+    # blocks' two; 6 operations on rows of 4 dtypes, for rows of three kinds; 6 pipelines that sum up their rows, and
+    # the sum of parts
+    assert set(counts.values()) == {LINEAR * 3 + BIASED * 2 + 3 * 4 + 3 + 6 * 4 * 3 + 6 * 4 + 4}, counts
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -131,7 +133,7 @@ def test_aligned_kernels_load_and_store_sixteen_bytes(code):
         store = r"\bSTG\.E\.64\b" if "KeepMask" in name else r"\bSTG\.E\.128\b"
         assert re.search(store, text), name
         assert "KeepMask" in name or re.search(r"\bLDG\.E\.128\b", text), name
-    assert len(aligned(code[1])) == LINEAR
+    assert len(aligned(code[1])) == LINEAR + BIASED
 
 
 def test_aligned_kernels_execute_no_more_instructions_than_budgeted(code):
@@ -147,6 +149,31 @@ def test_aligned_kernels_execute_no_more_instructions_than_budgeted(code):
     assert found.keys() == INSTRUCTIONS.keys()
     wrong = {name: n for name, n in found.items() if not 0.97 <= n / INSTRUCTIONS[name][arch] <= 1.03}
     assert not wrong
+
+
+# On 9.0 nvcc puts these loads behind the mask; not mended.
+LATE = {("90", "Dropped<float>, Half"), ("90", "Dropped<float>, BFloat16")}
+
+
+def test_loads_are_under_way_before_the_mask_is_made(code):
+    """What they are to be hidden behind: most of Philox' products. Of an aligned kernel, and by the registers that they
+    go to, of one that sums up its rows: what goes where another went has waited for it to be used."""
+    arch, kernels = code
+    late = set()
+    for kernel, text in aligned(kernels).items():
+        name = re.search(r"_kernel<(.*), true>\(", kernel)[1].replace("fused_dropout::", "")
+        path = sass.Code(text).main_path()
+        loads = [k for k, one in enumerate(path) if one.opcode.startswith("LDG")]
+        if loads and not name.startswith("ReluDropoutBackward"):  # which makes no mask
+            before, products = (sass.products_of_philox(some) for some in (path[: loads[-1]], path))
+            late |= {(arch, name)} if before > products / 2 else set()
+    assert late <= LATE
+    for kernel, text in kernels.items():
+        if "and_sum" in kernel and "double" not in kernel:
+            loads = [one for one in sass.Code(text).instructions if one.opcode.startswith("LDG.E.128")]
+            registers = [one.operands.split(",")[0] for one in loads]
+            assert loads, kernel
+            assert len(set(registers)) == len(registers), kernel
 
 
 def test_ptx_for_later_architectures_is_there(library):

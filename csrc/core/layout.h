@@ -51,13 +51,21 @@ struct Layout {
     return unit;
   }
 
-  // One run that all operands and the mask walk in steps of one.
-  FD_HOST_DEVICE bool linear() const { return ndim == 1 && mask_stride[0] == 1 && unit_inner_strides(); }
+  // One run that all operands and the mask walk in steps of one; but operand `bias` may begin anew every size[0]
+  // elements.
+  FD_HOST_DEVICE bool linear(int bias = -1) const {
+    if (ndim < 1 || ndim > 2 || mask_stride[0] != 1 || !unit_inner_strides()) return false;
+    if (ndim == 1) return true;
+    bool all = bias >= 0 && mask_stride[1] == static_cast<uint64_t>(size[0]);
+    for (int k = 0; k < operands; ++k) all = all && (k == bias ? stride[k][1] == 0 : continues(k, 1));
+    return all;
+  }
 
-  // Where index `i`, counted over the dimensions from `first` on, begins.
+  // Where index `i`, counted over the dimensions from `first` on, begins; of the first operands alone, if so said.
+  template <int kOperands = kMaxOperands>
   FD_HOST_DEVICE Offsets at(int64_t i, int first) const {
     Offsets at{{}, mask_base};
-    for (int d = first; d < ndim && i > 0; ++d) step(at, d, take(i, size[d]));
+    for (int d = first; d < ndim && i > 0; ++d) step<kOperands>(at, d, take(i, size[d]));
     return at;
   }
 
@@ -79,11 +87,12 @@ struct Layout {
     return rest;
   }
 
+  template <int kOperands = kMaxOperands>
   FD_HOST_DEVICE void step(Offsets& at, int d, int64_t by) const {
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
-    for (int k = 0; k < kMaxOperands; ++k) {
+    for (int k = 0; k < kOperands; ++k) {
       if (k < operands) at.operand[k] += by * stride[k][d];
     }
     at.mask_index += static_cast<uint64_t>(by) * mask_stride[d];
@@ -111,7 +120,7 @@ struct Layout {
   }
 
   // Dimension d of operand k continues dimension d - 1.
-  bool continues(int k, int d) const { return stride[k][d] == stride[k][d - 1] * size[d - 1]; }
+  FD_HOST_DEVICE bool continues(int k, int d) const { return stride[k][d] == stride[k][d - 1] * size[d - 1]; }
   void swap(int a, int b);
   void split(int d, int64_t inner);  // into `inner`, and above that how often it goes in
   void merge();                      // neighbours that all maps walk in one stride, and sets `flat`

@@ -57,21 +57,23 @@ __global__ void __launch_bounds__(kThreads, kStridedBlocks<T, 2 + Pipeline::kInp
 
   C sum[kGroup] = {};
   for (int64_t first = part * a.rows_in_part + warp; first < last && left > 0; first += kWarps * kRows) {
-    C x[kRows][kInputs][kGroup];
+    Octet<T> octet[kRows][kInputs];
 #pragma unroll
     for (int j = 0; j < kRows; ++j) {  // all loads are under way before a mask is made
       const int64_t r = first + j * kWarps;
 #pragma unroll
       for (int k = 0; k < kInputs && r < last; ++k) {
-        load_octet(a.operands.x[k] + r * a.row_stride[k] + column, left, C(0), x[j][k]);
+        octet[j][k].load(a.operands.x[k] + r * a.row_stride[k] + column, left, C(0));
       }
     }
 #pragma unroll
     for (int j = 0; j < kRows; ++j) {
       const int64_t r = first + j * kWarps;
       if (r >= last) break;
-      C y[kGroup];
-      pipe(pipeline, keep(a, mask, r, column), x[j], y, std::make_index_sequence<kInputs>{});
+      C x[kInputs][kGroup], y[kGroup];
+#pragma unroll
+      for (int k = 0; k < kInputs; ++k) octet[j][k].convert(x[k]);
+      pipe(pipeline, keep(a, mask, r, column), x, y, std::make_index_sequence<kInputs>{});
       store_octet(a.operands.y[0] + r * a.features + column, left, y);
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) sum[e] = sum[e] + rounded<T>(y[e]);

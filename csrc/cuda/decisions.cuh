@@ -4,6 +4,7 @@
 
 #include "../core/mask.h"
 #include "launch.h"
+#include "vector.cuh"
 
 namespace fused_dropout {
 
@@ -38,12 +39,8 @@ FD_HOST_DEVICE Lanes<N> xor3(Lanes<N> a, const Lanes<N>& b, uint64_t key) {
   return a;
 }
 
-// Hides where a value comes from. What nvcc knows to be half of 64 bits it multiplies in 64 bits, with an addition of
-// zero to each product; and what it knows to be shifted it shifts last, in an instruction of its own.
-__device__ __forceinline__ uint32_t opaque(uint32_t x) {
-  asm("" : "+r"(x));
-  return x;
-}
+// What nvcc knows to be half of 64 bits it multiplies in 64 bits, with an addition of zero to each product; and what it
+// knows to be shifted it shifts last, in an instruction of its own.
 __device__ __forceinline__ uint32_t lower(uint64_t x) { return opaque(static_cast<uint32_t>(x)); }
 __device__ __forceinline__ uint32_t upper(uint64_t x) { return opaque(static_cast<uint32_t>(x >> 32)); }
 

@@ -43,7 +43,11 @@ __global__ void __launch_bounds__(kLinearThreads<Pipeline, T>, kLinearBlocks<Pip
       }
     };
     // All loads are under way before the mask is made.
-    each([&](int n, int j) { load_inputs(a.operands, place(n, j), x[n][j]); });
+    uint32_t column = a.column(place(0, 0));
+    each([&](int n, int j) {
+      a.load(place(n, j), column, x[n][j]);
+      a.move_on(column);
+    });
     const auto by_bits = [&](uint32_t bits) {
       each([&](int n, int j) {
         const uint32_t octet = N == kGroup ? bits : octet_of<N>(bits, j, lane);
@@ -81,7 +85,7 @@ __global__ void __launch_bounds__(kLinearThreads<Pipeline, T>, kLinearBlocks<Pip
       const int64_t at = octets + j * kWarp + lane;
       if (at >= a.numel) continue;
       Packed<T, 1> one[kInputs + 1], y[Pipeline::kOutputs];
-      load_inputs(a.operands, at, one);
+      a.load(at, a.column(at), one);
       compute<1>(pipeline, bits, one, y, Inputs{});
       store_outputs(a.operands, at, y);
     }
@@ -94,54 +98,74 @@ struct StridedArgs {
   Operands<Pipeline, T> operands;
   Layout layout;
   const uint64_t* keep_bits;
-  int64_t octets_in_run;
+  int64_t runs, run, octets_in_run;  // a run's elements, and octets
   bool vectors;  // inner strides are 1, and every run of every operand starts at a multiple of 16 bytes
+
+  // N elements of a run that begins at `at`, from number `i` on.
+  template <int N>
+  __device__ __forceinline__ void load(const Offsets& at, int64_t i, Packed<T, N> (&x)[Pipeline::kInputs + 1]) const {
+#pragma unroll
+    for (int k = 0; k < Pipeline::kInputs; ++k) {
+      x[k] = fused_dropout::load<N>(operands.x[k] + place(at, Pipeline::kOutputs + k, i));
+    }
+  }
+  template <int N, class Decisions>
+  __device__ __forceinline__ void store(const Offsets& at, int64_t i, const Pipeline& pipeline, Decisions decisions,
+                                        const Packed<T, N> (&x)[Pipeline::kInputs + 1]) const {
+    Packed<T, N> y[Pipeline::kOutputs];
+    compute<N>(pipeline, decisions, x, y, std::make_index_sequence<Pipeline::kInputs>{});
+#pragma unroll
+    for (int k = 0; k < Pipeline::kOutputs; ++k) fused_dropout::store(operands.y[k] + place(at, k, i), y[k]);
+  }
+  __device__ __forceinline__ int64_t place(const Offsets& at, int k, int64_t i) const {
+    return at.operand[k] + i * layout.stride[k][0];
+  }
 };
+
+// A mask that lies in memory takes registers as an operand does.
+template <class Pipeline>
+constexpr int kStridedOperands = Pipeline::kOutputs + Pipeline::kInputs + (Pipeline::kNoise == Noise::kStored ? 1 : 0);
 
 // A thread takes 8 neighbours of a run.
 template <class Pipeline, class T>
-__global__ void __launch_bounds__(kThreads, kStridedBlocks<T, Pipeline::kOutputs + Pipeline::kInputs>)
+__global__ void __launch_bounds__(kThreads, kStridedBlocks<T, kStridedOperands<Pipeline>>)
     strided_kernel(const __grid_constant__ StridedArgs<Pipeline, T> a) {
   constexpr int kInputs = Pipeline::kInputs, kOutputs = Pipeline::kOutputs;
-  using Inputs = std::make_index_sequence<kInputs>;
   const Mask mask = a.common.load_mask();
   const Pipeline pipeline = a.common.load_pipeline();
   const Layout& layout = a.layout;
 
   const int64_t octet = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t run = octet / a.octets_in_run;
-  if (run >= layout.runs()) return;
-  const int64_t from = (octet - run * a.octets_in_run) * kGroup, left = layout.run() - from;
+  if (run >= a.runs) return;
+  const int64_t from = (octet - run * a.octets_in_run) * kGroup, left = a.run - from;
   const int count = static_cast<int>(left < kGroup ? left : kGroup);
-  const Offsets at = layout.at(run, layout.flat);
+  const Offsets at = layout.at<kOutputs + kInputs>(run, layout.flat);
 
-  const auto access = [&](auto width, int first, auto decisions) {
-    constexpr int N = decltype(width)::value;
-    const auto place = [&](int k) { return at.operand[k] + (from + first) * layout.stride[k][0]; };
-    Packed<T, N> x[kInputs + 1], y[kOutputs];
+  // Loads are under way before the mask is made.
+  constexpr int N = kVector<T>;
+  Packed<T, N> x[kGroup / N][kInputs + 1];
+  const bool whole = a.vectors && count == kGroup;
+  if (whole) {
 #pragma unroll
-    for (int k = 0; k < kInputs; ++k) x[k] = load<N>(a.operands.x[k] + place(kOutputs + k));
-    compute<N>(pipeline, decisions, x, y, Inputs{});
-#pragma unroll
-    for (int k = 0; k < kOutputs; ++k) store(a.operands.y[k] + place(k), y[k]);
-  };
-  using Vector = std::integral_constant<int, kVector<T>>;
-  using One = std::integral_constant<int, 1>;
+    for (int j = 0; j < kGroup / N; ++j) a.load(at, from + j * N, x[j]);
+  }
+  Packed<T, 1> one[kInputs + 1];
 
   if constexpr (Pipeline::kNoise == Noise::kNormal) {
     const MaskPlace place = layout.mask_at(at.mask_index, from);
     const bool group = layout.mask_stride[0] == 1 && place.index % kGroup == 0 && place.left >= kGroup;
-    if (a.vectors && count == kGroup && group) {
+    if (whole && group) {
       Compute<T> z[kGroup];
       normal_group(mask, place.index / kGroup, z);
 #pragma unroll
-      for (int i = 0; i < kGroup; i += kVector<T>) access(Vector{}, i, z + i);
-    } else {
-      for (int i = 0; i < count; ++i) {
-        const Compute<T> z =
-            normal_one<Compute<T>>(mask.seed, mask.step, layout.mask_at(at.mask_index, from + i).index);
-        access(One{}, i, &z);
-      }
+      for (int j = 0; j < kGroup / N; ++j) a.store(at, from + j * N, pipeline, z + j * N, x[j]);
+      return;
+    }
+    for (int i = 0; i < count; ++i) {
+      const Compute<T> z = normal_one<Compute<T>>(mask.seed, mask.step, layout.mask_at(at.mask_index, from + i).index);
+      a.load(at, from + i, one);
+      a.store(at, from + i, pipeline, &z, one);
     }
   } else {
     uint32_t bits = 0;
@@ -150,11 +174,14 @@ __global__ void __launch_bounds__(kThreads, kStridedBlocks<T, Pipeline::kOutputs
     } else if constexpr (Pipeline::kNoise != Noise::kNone) {
       bits = keep_in_run(mask, layout, at.mask_index, from, count);
     }
-    if (a.vectors && count == kGroup) {
+    if (whole) {
 #pragma unroll
-      for (int i = 0; i < kGroup; i += kVector<T>) access(Vector{}, i, bits >> i);
-    } else {
-      for (int i = 0; i < count; ++i) access(One{}, i, bits >> i);
+      for (int j = 0; j < kGroup / N; ++j) a.store(at, from + j * N, pipeline, bits >> j * N, x[j]);
+      return;
+    }
+    for (int i = 0; i < count; ++i) {
+      a.load(at, from + i, one);
+      a.store(at, from + i, pipeline, bits >> i, one);
     }
   }
 }
@@ -192,18 +219,27 @@ struct Launch {
       operands.x[k] = static_cast<const T*>(args.inputs[k]);
       vectors = vectors && aligned<T>(args.inputs[k], layout, kOutputs + k);
     }
-    const int64_t octets = layout.run() == 0 ? 1 : (layout.run() + kGroup - 1) / kGroup;  // to divide by
     constexpr bool kLinear = Pipeline::kNoise == Noise::kBernoulli || Pipeline::kNoise == Noise::kNone;
-    if constexpr (kLinear && Pipeline::kBias < 0) {  // a bias has strides of 0
-      if (layout.linear()) {
-        const LinearArgs<Pipeline, T> a{common, operands, layout.size[0], layout.mask_base};
-        constexpr int kOctets = kLinearOctets<Pipeline, T>;
-        return launch(vectors ? linear_kernel<Pipeline, T, true> : linear_kernel<Pipeline, T, false>, a,
-                      (octets + kOctets - 1) / kOctets, stream, kLinearThreads<Pipeline, T>);
+    if constexpr (kLinear) {
+      constexpr bool kBiased = Pipeline::kBias >= 0;
+      constexpr int kOctets = kLinearOctets<Pipeline, T>;
+      const int64_t numel = layout.elements(0, layout.ndim), features = layout.size[0];
+      const auto run = [&](auto* kernel) {
+        const uint32_t row = kBiased && features > 0 ? static_cast<uint32_t>(features) : 1;
+        const LinearArgs<Pipeline, T> a{common, operands, numel, layout.mask_base, row, kWarp * kVector<T> % row};
+        const int64_t octets = (numel + kGroup - 1) / kGroup;
+        return launch(kernel, a, (octets + kOctets - 1) / kOctets, stream, kLinearThreads<Pipeline, T>);
+      };
+      const bool linear = layout.linear(kBiased ? kOutputs + Pipeline::kBias : -1);
+      if (linear && vectors && (!kBiased || features >> 31 == 0)) return run(linear_kernel<Pipeline, T, true>);
+      if constexpr (!kBiased) {
+        if (linear) return run(linear_kernel<Pipeline, T, false>);
       }
     }
-    const StridedArgs<Pipeline, T> a{common, operands, layout, args.keep_bits, octets, vectors};
-    return launch(strided_kernel<Pipeline, T>, a, layout.runs() * octets, stream);
+    const int64_t runs = layout.runs(), run = layout.run();
+    const int64_t octets = run == 0 ? 1 : (run + kGroup - 1) / kGroup;  // to divide by
+    const StridedArgs<Pipeline, T> a{common, operands, layout, args.keep_bits, runs, run, octets, vectors};
+    return launch(strided_kernel<Pipeline, T>, a, runs * octets, stream);
   }
 };
 

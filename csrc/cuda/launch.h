@@ -17,12 +17,15 @@ constexpr int kWarp = 32;
 // latency of 0.5 us asks for.
 constexpr int kThreads = 256;
 
-// Octets that a thread of the linear kernel takes: 64 bytes of all inputs are under way, and the round keys, the place
-// and whether state and p lie in memory are paid once. What is long takes one, since each is a copy of the code.
+// Octets that a thread of the linear kernel takes: 64 bytes of all inputs are under way (of a bias, which lies in a
+// cache, as many again), and the round keys, the place and whether state and p lie in memory are paid once. What is
+// long takes one, since each is a copy of the code.
 template <class Pipeline, class T>
-constexpr int kLinearOctets = Pipeline::kLong || sizeof(T) * Pipeline::kInputs > 4 ? 1
-                              : sizeof(T) * Pipeline::kInputs > 2                  ? 2
-                                                                                   : 4;
+constexpr int kStreamBytes = sizeof(T) * (Pipeline::kInputs - (Pipeline::kBias >= 0 ? 1 : 0));
+template <class Pipeline, class T>
+constexpr int kLinearOctets = Pipeline::kLong || kStreamBytes<Pipeline, T> > 4        ? 1
+                              : kStreamBytes<Pipeline, T> > 2 || Pipeline::kBias >= 0 ? 2
+                                                                                      : 4;
 
 // A block of it takes 2,048 elements, whatever a thread takes: 2^20 of them are 512 blocks, for each multiprocessor
 // some.
@@ -32,16 +35,17 @@ constexpr int kLinearThreads = kThreads / kLinearOctets<Pipeline, T>;
 // Blocks a multiprocessor, at least, which caps the registers: 72 a thread that takes several octets, so that its loads
 // are under way before the masks are made (56 KiB a multiprocessor; with 64 nvcc puts them behind), 48 one of one octet
 // and 80 where that is 64 bytes of an operand (128 with more than three operands). Where every access has an address of
-// its own 64 (80 in float64 or with three operands, 128 with more). None of them spills (tests/test_machine_code.py).
+// its own 64 (80 in float64 or with three operands, 128 with more, in float64 with three). None of them spills
+// (tests/test_machine_code.py).
 template <class Pipeline, class T>
 constexpr int kLinearBlocks = kLinearOctets<Pipeline, T> > 1               ? 7 * kLinearOctets<Pipeline, T> / 2
                               : sizeof(T) != 8                             ? 5
                               : Pipeline::kInputs + Pipeline::kOutputs > 3 ? 2
                                                                            : 3;
 template <class T, int kOperands>
-constexpr int kStridedBlocks = kOperands > 3                     ? 2
-                               : sizeof(T) == 8 || kOperands > 2 ? 3
-                                                                 : 4;
+constexpr int kStridedBlocks = kOperands > (sizeof(T) == 8 ? 2 : 3) ? 2
+                               : sizeof(T) == 8 || kOperands > 2    ? 3
+                                                                    : 4;
 
 // Row operations: octets of a row that a thread holds, 32 registers for each value that is kept, two values at most,
 // and as many for the sums of columns. A warp takes rows up to 1,024 elements (512 of float64), which leaves its lanes

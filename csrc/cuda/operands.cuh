@@ -42,21 +42,34 @@ struct Operands {
   const T* x[Pipeline::kInputs + 1];
 };
 
-// Of a kernel whose operands and mask are a single row.
+// Of a kernel whose operands and mask are a single row, but for a bias, which repeats.
 template <class Pipeline, class T>
 struct LinearArgs {
+  static constexpr bool kBiased = Pipeline::kBias >= 0;
   Common<Pipeline> common;
   Operands<Pipeline, T> operands;
   int64_t numel;
   uint64_t mask_base;
-};
+  uint32_t features;  // of a bias, below 2^31
+  uint32_t advance;   // what a warp's access takes it on by, modulo these
 
-template <int N, class Pipeline, class T>
-__device__ __forceinline__ void load_inputs(const Operands<Pipeline, T>& operands, int64_t at,
-                                            Packed<T, N> (&x)[Pipeline::kInputs + 1]) {
+  __device__ __forceinline__ uint32_t column(int64_t at) const {
+    return kBiased ? static_cast<uint32_t>(Layout::take(at, features)) : 0;
+  }
+  __device__ __forceinline__ void move_on(uint32_t& column) const {
+    column += advance;
+    if (column >= features) column -= features;
+  }
+
+  template <int N>
+  __device__ __forceinline__ void load(int64_t at, uint32_t column, Packed<T, N> (&x)[Pipeline::kInputs + 1]) const {
 #pragma unroll
-  for (int k = 0; k < Pipeline::kInputs; ++k) x[k] = load<N>(operands.x[k] + at);
-}
+    for (int k = 0; k < Pipeline::kInputs; ++k) {
+      x[k] = k == Pipeline::kBias ? fused_dropout::load<N>(operands.x[k] + column)
+                                  : fused_dropout::load<N>(operands.x[k] + at);
+    }
+  }
+};
 
 template <int N, class Pipeline, class T>
 __device__ __forceinline__ void store_outputs(const Operands<Pipeline, T>& operands, int64_t at,

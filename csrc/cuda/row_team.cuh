@@ -55,17 +55,20 @@ struct RowTeam {
     return bits;
   }
 
-  __device__ __forceinline__ void load(const void* p, int64_t i, C otherwise, C (&x)[kGroup], int64_t begin) const {
-    load_octet(p ? static_cast<const T*>(p) + begin + i : nullptr, a.features - i, otherwise, x);
+  __device__ __forceinline__ Octet<T> load(const void* p, int64_t i, C otherwise, int64_t begin) const {
+    Octet<T> octet;
+    octet.load(p ? static_cast<const T*>(p) + begin + i : nullptr, a.features - i, otherwise);
+    return octet;
   }
   __device__ __forceinline__ void store(void* p, int64_t i, const C (&x)[kGroup]) const {
     if (p != nullptr) store_octet(static_cast<T*>(p) + from + i, a.features - i, x);
   }
 
-  __device__ __forceinline__ void attend(int64_t i, C (&x)[kGroup]) const {
+  // `added` is attn_mask's octet, where that is one to be added.
+  __device__ __forceinline__ void attend(int64_t i, const Octet<T>& added, C (&x)[kGroup]) const {
     C bias[kGroup];
     const bool biased = a.attend == Attend::kBiased, some = a.attend == Attend::kSome;
-    load(biased ? a.attn_mask : nullptr, i, C(0), bias, at.operand[1]);
+    added.convert(bias);
     const uint8_t* const takes_part = static_cast<const uint8_t*>(a.attn_mask) + at.operand[1] + i;
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) {
@@ -77,11 +80,16 @@ struct RowTeam {
 
   // What is kept of an octet, made from the inputs.
   __device__ __forceinline__ void make(int64_t i, C (&kept)[kKept][kGroup]) const {
+    Octet<T> octet[Op::kInputs], added;
     C x[Op::kInputs][kGroup];
 #pragma unroll
-    for (int k = 0; k < Op::kInputs; ++k) load(a.input[k], i, C(0), x[k], from);
-    if constexpr (Op::kAttends) attend(i, x[0]);
+    for (int k = 0; k < Op::kInputs; ++k) octet[k] = load(a.input[k], i, C(0), from);
+    if constexpr (Op::kAttends)
+      added = load(a.attend == Attend::kBiased ? a.attn_mask : nullptr, i, C(0), at.operand[1]);
     const uint32_t bits = Op::kMaskFirst ? keep(i) : 0;
+#pragma unroll
+    for (int k = 0; k < Op::kInputs; ++k) octet[k].convert(x[k]);
+    if constexpr (Op::kAttends) attend(i, added, x[0]);
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) {
       C in[Op::kInputs], out[kKept];
@@ -122,8 +130,9 @@ struct RowTeam {
     each_octet([&](int j, int64_t i) {
       C(&kept)[kKept][kGroup] = held[kHolds ? j : 0];
       C weight[kGroup];
+      const Octet<T> of_weight = load(a.weight, i, C(1), 0);
       recall<kRound>(i, kept);
-      load(a.weight, i, C(1), weight, 0);
+      of_weight.convert(weight);
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) {
         C one[kKept], add[kSums];
@@ -143,9 +152,10 @@ struct RowTeam {
     each_octet([&](int j, int64_t i) {
       C(&kept)[kKept][kGroup] = held[kHolds ? j : 0];
       C weight[kGroup], bias[kGroup], y[kGroup];
+      const Octet<T> of_weight = load(a.weight, i, C(1), 0), of_bias = load(a.bias, i, C(0), 0);
       recall<Op::kRounds>(i, kept);
-      load(a.weight, i, C(1), weight, 0);
-      load(a.bias, i, C(0), bias, 0);
+      of_weight.convert(weight);
+      of_bias.convert(bias);
       const uint32_t bits = Op::kMaskFirst || a.second == nullptr ? 0 : keep(i);
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) {

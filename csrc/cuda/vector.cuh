@@ -50,6 +50,12 @@ __device__ __forceinline__ void store(T* p, const Packed<T, N>& x) {
   __stwb(reinterpret_cast<Type*>(p), bit_cast<Type>(x));
 }
 
+// Hides where a value comes from.
+__device__ __forceinline__ uint32_t opaque(uint32_t x) {
+  asm("" : "+r"(x));
+  return x;
+}
+
 // Elements in an access of 16 bytes. A Philox block decides kGroup elements, so a thread never takes more in one.
 template <class T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T)) < kGroup ? 16 / static_cast<int>(sizeof(T)) : kGroup;
