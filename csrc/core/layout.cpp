@@ -5,6 +5,20 @@
 
 namespace fused_dropout {
 
+bool Layout::unit_inner_strides() const {
+  bool unit = true;
+  for (int k = 0; k < operands; ++k) unit = unit && stride[k][0] == 1;
+  return unit;
+}
+
+bool Layout::linear(int bias) const {
+  if (ndim > 2 || mask_stride[0] != 1 || !unit_inner_strides()) return false;
+  if (ndim == 1) return true;
+  bool all = bias >= 0 && mask_stride[1] == static_cast<uint64_t>(size[0]);
+  for (int k = 0; k < operands; ++k) all = all && (k == bias ? stride[k][1] == 0 : continues(k, 1));
+  return all;
+}
+
 void Layout::swap(int a, int b) {
   std::swap(size[a], size[b]);
   for (int k = 0; k < operands; ++k) std::swap(stride[k][a], stride[k][b]);

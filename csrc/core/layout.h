@@ -45,21 +45,9 @@ struct Layout {
   FD_HOST_DEVICE int64_t run() const { return elements(0, flat); }
   FD_HOST_DEVICE int64_t runs() const { return elements(flat, ndim); }
 
-  FD_HOST_DEVICE bool unit_inner_strides() const {
-    bool unit = true;
-    for (int k = 0; k < operands; ++k) unit = unit && stride[k][0] == 1;
-    return unit;
-  }
-
-  // One run that all operands and the mask walk in steps of one; but operand `bias` may begin anew every size[0]
-  // elements.
-  FD_HOST_DEVICE bool linear(int bias = -1) const {
-    if (ndim < 1 || ndim > 2 || mask_stride[0] != 1 || !unit_inner_strides()) return false;
-    if (ndim == 1) return true;
-    bool all = bias >= 0 && mask_stride[1] == static_cast<uint64_t>(size[0]);
-    for (int k = 0; k < operands; ++k) all = all && (k == bias ? stride[k][1] == 0 : continues(k, 1));
-    return all;
-  }
+  bool unit_inner_strides() const;
+  // One run that all operands and the mask walk in steps of one; operand `bias` may repeat every size[0] elements.
+  bool linear(int bias = -1) const;
 
   // Where index `i`, counted over the dimensions from `first` on, begins; of the first operands alone, if so said.
   template <int kOperands = kMaxOperands>
@@ -120,7 +108,7 @@ struct Layout {
   }
 
   // Dimension d of operand k continues dimension d - 1.
-  FD_HOST_DEVICE bool continues(int k, int d) const { return stride[k][d] == stride[k][d - 1] * size[d - 1]; }
+  bool continues(int k, int d) const { return stride[k][d] == stride[k][d - 1] * size[d - 1]; }
   void swap(int a, int b);
   void split(int d, int64_t inner);  // into `inner`, and above that how often it goes in
   void merge();                      // neighbours that all maps walk in one stride, and sets `flat`

@@ -92,40 +92,6 @@ __global__ void __launch_bounds__(kLinearThreads<Pipeline, T>, kLinearBlocks<Pip
   }
 }
 
-template <class Pipeline, class T>
-struct StridedArgs {
-  Common<Pipeline> common;
-  Operands<Pipeline, T> operands;
-  Layout layout;
-  const uint64_t* keep_bits;
-  int64_t runs, run, octets_in_run;  // a run's elements, and octets
-  bool vectors;  // inner strides are 1, and every run of every operand starts at a multiple of 16 bytes
-
-  // N elements of a run that begins at `at`, from number `i` on.
-  template <int N>
-  __device__ __forceinline__ void load(const Offsets& at, int64_t i, Packed<T, N> (&x)[Pipeline::kInputs + 1]) const {
-#pragma unroll
-    for (int k = 0; k < Pipeline::kInputs; ++k) {
-      x[k] = fused_dropout::load<N>(operands.x[k] + place(at, Pipeline::kOutputs + k, i));
-    }
-  }
-  template <int N, class Decisions>
-  __device__ __forceinline__ void store(const Offsets& at, int64_t i, const Pipeline& pipeline, Decisions decisions,
-                                        const Packed<T, N> (&x)[Pipeline::kInputs + 1]) const {
-    Packed<T, N> y[Pipeline::kOutputs];
-    compute<N>(pipeline, decisions, x, y, std::make_index_sequence<Pipeline::kInputs>{});
-#pragma unroll
-    for (int k = 0; k < Pipeline::kOutputs; ++k) fused_dropout::store(operands.y[k] + place(at, k, i), y[k]);
-  }
-  __device__ __forceinline__ int64_t place(const Offsets& at, int k, int64_t i) const {
-    return at.operand[k] + i * layout.stride[k][0];
-  }
-};
-
-// A mask that lies in memory takes registers as an operand does.
-template <class Pipeline>
-constexpr int kStridedOperands = Pipeline::kOutputs + Pipeline::kInputs + (Pipeline::kNoise == Noise::kStored ? 1 : 0);
-
 // A thread takes 8 neighbours of a run.
 template <class Pipeline, class T>
 __global__ void __launch_bounds__(kThreads, kStridedBlocks<T, kStridedOperands<Pipeline>>)
@@ -219,16 +185,14 @@ struct Launch {
       operands.x[k] = static_cast<const T*>(args.inputs[k]);
       vectors = vectors && aligned<T>(args.inputs[k], layout, kOutputs + k);
     }
-    constexpr bool kLinear = Pipeline::kNoise == Noise::kBernoulli || Pipeline::kNoise == Noise::kNone;
-    if constexpr (kLinear) {
+    if constexpr (Pipeline::kNoise == Noise::kBernoulli || Pipeline::kNoise == Noise::kNone) {
       constexpr bool kBiased = Pipeline::kBias >= 0;
-      constexpr int kOctets = kLinearOctets<Pipeline, T>;
+      constexpr int kElements = kGroup * kLinearOctets<Pipeline, T>;
       const int64_t numel = layout.elements(0, layout.ndim), features = layout.size[0];
       const auto run = [&](auto* kernel) {
         const uint32_t row = kBiased && features > 0 ? static_cast<uint32_t>(features) : 1;
         const LinearArgs<Pipeline, T> a{common, operands, numel, layout.mask_base, row, kWarp * kVector<T> % row};
-        const int64_t octets = (numel + kGroup - 1) / kGroup;
-        return launch(kernel, a, (octets + kOctets - 1) / kOctets, stream, kLinearThreads<Pipeline, T>);
+        return launch(kernel, a, (numel + kElements - 1) / kElements, stream, kLinearThreads<Pipeline, T>);
       };
       const bool linear = layout.linear(kBiased ? kOutputs + Pipeline::kBias : -1);
       if (linear && vectors && (!kBiased || features >> 31 == 0)) return run(linear_kernel<Pipeline, T, true>);

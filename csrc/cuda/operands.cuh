@@ -3,6 +3,7 @@
 
 #include "../core/elementwise.h"
 #include "octet.cuh"
+#include "vector.cuh"
 
 namespace fused_dropout {
 
@@ -77,5 +78,40 @@ __device__ __forceinline__ void store_outputs(const Operands<Pipeline, T>& opera
 #pragma unroll
   for (int k = 0; k < Pipeline::kOutputs; ++k) store(operands.y[k] + at, y[k]);
 }
+
+// Of a kernel whose operands and mask have any strides.
+template <class Pipeline, class T>
+struct StridedArgs {
+  Common<Pipeline> common;
+  Operands<Pipeline, T> operands;
+  Layout layout;
+  const uint64_t* keep_bits;
+  int64_t runs, run, octets_in_run;  // a run's elements, and octets
+  bool vectors;  // inner strides are 1, and every run of every operand starts at a multiple of 16 bytes
+
+  // N elements of a run that begins at `at`, from number `i` on.
+  template <int N>
+  __device__ __forceinline__ void load(const Offsets& at, int64_t i, Packed<T, N> (&x)[Pipeline::kInputs + 1]) const {
+#pragma unroll
+    for (int k = 0; k < Pipeline::kInputs; ++k) {
+      x[k] = fused_dropout::load<N>(operands.x[k] + place(at, Pipeline::kOutputs + k, i));
+    }
+  }
+  template <int N, class Decisions>
+  __device__ __forceinline__ void store(const Offsets& at, int64_t i, const Pipeline& pipeline, Decisions decisions,
+                                        const Packed<T, N> (&x)[Pipeline::kInputs + 1]) const {
+    Packed<T, N> y[Pipeline::kOutputs];
+    compute<N>(pipeline, decisions, x, y, std::make_index_sequence<Pipeline::kInputs>{});
+#pragma unroll
+    for (int k = 0; k < Pipeline::kOutputs; ++k) fused_dropout::store(operands.y[k] + place(at, k, i), y[k]);
+  }
+  __device__ __forceinline__ int64_t place(const Offsets& at, int k, int64_t i) const {
+    return at.operand[k] + i * layout.stride[k][0];
+  }
+};
+
+// A mask that lies in memory takes registers as an operand does.
+template <class Pipeline>
+constexpr int kStridedOperands = Pipeline::kOutputs + Pipeline::kInputs + (Pipeline::kNoise == Noise::kStored ? 1 : 0);
 
 }  // namespace fused_dropout
