@@ -120,6 +120,8 @@ FAULTS = {
                            "const uint64_t group = static_cast<uint32_t>(mask_index) / kGroup;"),
         "a tail that is off by one": ("cuda/elementwise_kernels.cu", "if (at >= a.numel) continue;",
                                       "if (at > a.numel) continue;"),
+        "a bias that does not begin again": ("cuda/operands.cuh", "if (column >= features) column -= features;",
+                                             "if (column >= 2 * features) column -= features;"),
         "a missing scale": ("core/pipelines.h", "return select(keep, x * V(gain), V(C(0)));",
                             "return select(keep, x, V(C(0)));"),
         "swapped lanes": ("core/mask.h", ">> (16 * (lane & 1)) & 0xffffu", ">> (16 - 16 * (lane & 1)) & 0xffffu"),
@@ -127,6 +129,8 @@ FAULTS = {
     mutation.ROWS: {
         "a sum that misses what is behind whole registers": ("cpu/row_loops.h", "b.valid != ~uint64_t{0}, 0)",
                                                              "b.valid == 0, 0)"),
+        "an octet that begins one late": ("cuda/row_memory.cuh", "p != nullptr && e < left ? p[e]",
+                                          "p != nullptr && e < left ? p[e == 0 && left > 1]"),
         "a row's end that is read": ("cuda/row_team.cuh", "if (i + e < a.features) sum[s]", "sum[s]"),
         "a mean of the wrong number": ("core/norm.h", "mean_u = sum[kSums - 1]", "mean_u = sum[0]"),
     },
