@@ -61,7 +61,7 @@ constexpr int kRowBlocks = kFits            ? 1
                                             : 3;
 
 // Parts of the rows that have sums of columns of their own, at most. So many warps leave 8 a multiprocessor of an H200,
-// with 192 bytes a lane under way; their sums are 5 % of the memory traffic of 16,384 rows of bfloat16.
+// with one octet of each tensor under way; their sums are 5 % of the memory traffic of 16,384 rows of bfloat16.
 constexpr int64_t kRowParts = 1024;
 
 // Blocks of an elementwise kernel that sums up what it writes, at most, where a row has no more tiles: 8 a
