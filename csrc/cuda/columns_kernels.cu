@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads, kStridedBlocks<T, 2 + Pipeline::kInp
       const int64_t r = first + j * kWarps;
 #pragma unroll
       for (int k = 0; k < kInputs && r < last; ++k) {
-        octet[j][k].load(a.operands.x[k] + r * a.row_stride[k] + column, left, C(0));
+        octet[j][k].load(global(a.operands.x[k] + r * a.row_stride[k] + column), left, C(0));
       }
     }
 #pragma unroll

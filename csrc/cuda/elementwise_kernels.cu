@@ -108,45 +108,45 @@ __global__ void __launch_bounds__(kThreads, kStridedBlocks<T, kStridedOperands<P
   const int count = static_cast<int>(left < kGroup ? left : kGroup);
   const Offsets at = layout.at<kOutputs + kInputs>(run, layout.flat);
 
-  // Loads are under way before the mask is made.
-  constexpr int N = kVector<T>;
-  Packed<T, N> x[kGroup / N][kInputs + 1];
-  const bool whole = a.vectors && count == kGroup;
-  if (whole) {
-#pragma unroll
-    for (int j = 0; j < kGroup / N; ++j) a.load(at, from + j * N, x[j]);
-  }
-  Packed<T, 1> one[kInputs + 1];
+  constexpr bool kNormal = Pipeline::kNoise == Noise::kNormal;
+  const auto keep = [&]() -> uint32_t {
+    if constexpr (Pipeline::kNoise == Noise::kStored) {
+      return keep_in_run(StoredMask{a.keep_bits}, layout, at.mask_index, from, count);
+    } else if constexpr (Pipeline::kNoise != Noise::kNone) {
+      return keep_in_run(mask, layout, at.mask_index, from, count);
+    }
+    return 0;
+  };
 
-  if constexpr (Pipeline::kNoise == Noise::kNormal) {
-    const MaskPlace place = layout.mask_at(at.mask_index, from);
-    const bool group = layout.mask_stride[0] == 1 && place.index % kGroup == 0 && place.left >= kGroup;
-    if (whole && group) {
+  const MaskPlace place = kNormal ? layout.mask_at(at.mask_index, from) : MaskPlace{};
+  const bool group = layout.mask_stride[0] == 1 && place.index % kGroup == 0 && place.left >= kGroup;
+  if (a.vectors && count == kGroup && (!kNormal || group)) {  // all loads are under way before the mask is made
+    constexpr int N = kVector<T>, kAccesses = kGroup / N;
+    Packed<T, N> x[kAccesses][kInputs + 1];
+    const auto put = [&](const auto& decisions_from) {
+#pragma unroll
+      for (int j = 0; j < kAccesses; ++j) a.store(at, from + j * N, pipeline, decisions_from(j * N), x[j]);
+    };
+#pragma unroll
+    for (int j = 0; j < kAccesses; ++j) a.load(at, from + j * N, x[j]);
+    if constexpr (kNormal) {
       Compute<T> z[kGroup];
       normal_group(mask, place.index / kGroup, z);
-#pragma unroll
-      for (int j = 0; j < kGroup / N; ++j) a.store(at, from + j * N, pipeline, z + j * N, x[j]);
-      return;
+      put([&](int i) { return z + i; });
+    } else {
+      const uint32_t bits = keep();
+      put([&](int i) { return bits >> i; });
     }
-    for (int i = 0; i < count; ++i) {
+    return;
+  }
+  const uint32_t bits = kNormal ? 0 : keep();
+  for (int i = 0; i < count; ++i) {
+    Packed<T, 1> one[kInputs + 1];
+    a.load(at, from + i, one);
+    if constexpr (kNormal) {
       const Compute<T> z = normal_one<Compute<T>>(mask.seed, mask.step, layout.mask_at(at.mask_index, from + i).index);
-      a.load(at, from + i, one);
       a.store(at, from + i, pipeline, &z, one);
-    }
-  } else {
-    uint32_t bits = 0;
-    if constexpr (Pipeline::kNoise == Noise::kStored) {
-      bits = keep_in_run(StoredMask{a.keep_bits}, layout, at.mask_index, from, count);
-    } else if constexpr (Pipeline::kNoise != Noise::kNone) {
-      bits = keep_in_run(mask, layout, at.mask_index, from, count);
-    }
-    if (whole) {
-#pragma unroll
-      for (int j = 0; j < kGroup / N; ++j) a.store(at, from + j * N, pipeline, bits >> j * N, x[j]);
-      return;
-    }
-    for (int i = 0; i < count; ++i) {
-      a.load(at, from + i, one);
+    } else {
       a.store(at, from + i, pipeline, bits >> i, one);
     }
   }

@@ -110,7 +110,7 @@ struct StridedArgs {
   }
 };
 
-// A mask that lies in memory takes registers as an operand does.
+// A mask that lies in memory takes registers as two operands do.
 template <class Pipeline>
 constexpr int kStridedOperands = Pipeline::kOutputs + Pipeline::kInputs + (Pipeline::kNoise == Noise::kStored ? 1 : 0);
 

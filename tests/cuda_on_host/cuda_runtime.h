@@ -133,6 +133,11 @@ inline void __syncthreads() { cuda_on_host::wait_for_all(); }
 inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 inline void atomicAdd(unsigned long long* p, unsigned long long by) { *p += by; }
 
+inline bool __isGlobal(const void*) { return true; }
+#if !__has_builtin(__builtin_assume)
+inline void __builtin_assume(bool) {}
+#endif
+
 template <class Word>
 inline void __stwb(Word* p, Word value) {
   *p = value;
