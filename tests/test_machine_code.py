@@ -64,13 +64,13 @@ def octets(kernel: str) -> int:
 def kind(kernel: str) -> str:
     name = re.match(r".*?(\w+)_kernel", kernel)[1]
     operands = operands_of(kernel)
-    wide = "double" in kernel
+    wide, narrow = "double" in kernel, ", fused_dropout::Half>" in kernel or ", fused_dropout::BFloat16>" in kernel
     if name == "linear" and wide:
         return "linear float64, many" if operands > 3 else "linear float64"
     if name == "linear" and octets(kernel) > 1:
         return "linear, octets"
     if name == "strided":
-        return "strided, many" if operands + wide > 3 else "strided, three" if wide or operands == 3 else name
+        return "strided, many" if operands > 2 + narrow else "strided, three" if wide or operands == 3 else name
     return name
 
 

@@ -35,7 +35,7 @@ constexpr int kLinearThreads = kThreads / kLinearOctets<Pipeline, T>;
 // Blocks a multiprocessor, at least, which caps the registers: 72 a thread that takes several octets, so that its loads
 // are under way before the masks are made (56 KiB a multiprocessor; with 64 nvcc puts them behind), 48 one of one octet
 // and 80 where that is 64 bytes of an operand (128 with more than three operands). Where every access has an address of
-// its own 64 (80 in float64 or with three operands, 128 with more, in float64 with three). None of them spills
+// its own 64 (80 in float64 or with three operands of 16 bits, 128 with more). None of them spills
 // (tests/test_machine_code.py).
 template <class Pipeline, class T>
 constexpr int kLinearBlocks = kLinearOctets<Pipeline, T> > 1               ? 7 * kLinearOctets<Pipeline, T> / 2
@@ -43,7 +43,7 @@ constexpr int kLinearBlocks = kLinearOctets<Pipeline, T> > 1               ? 7 *
                               : Pipeline::kInputs + Pipeline::kOutputs > 3 ? 2
                                                                            : 3;
 template <class T, int kOperands>
-constexpr int kStridedBlocks = kOperands > (sizeof(T) == 8 ? 2 : 3) ? 2
+constexpr int kStridedBlocks = kOperands > (sizeof(T) == 2 ? 3 : 2) ? 2
                                : sizeof(T) == 8 || kOperands > 2    ? 3
                                                                     : 4;
 
