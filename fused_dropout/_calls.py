@@ -2,7 +2,9 @@
 
 import functools
 import operator
+import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -52,9 +54,20 @@ def check_block(name: str, block_size: Any, gamma_scale: Any) -> None:
         raise ValueError(f"{name}: expected gamma_scale to be finite and at least 0, but got {gamma_scale}")
 
 
+def know_dtensor() -> bool:
+    """Imports what the operations do with DTensors, where torch has imported them; whether it did."""
+    return "torch.distributed.tensor" in sys.modules and import_module("._dtensor", __package__) is not None
+
+
+# What torch.compiler.assume_constant_result does, which imports Dynamo: called while a graph is traced, never in it.
+know_dtensor._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def check_call(name: str, input: Any, training: Any, inplace: Any, generator: Any, rng: Any) -> None:
     if not isinstance(input, Tensor):
         raise TypeError(f"{name}(): argument 'input' must be a Tensor, not {type(input).__name__}")
+    if type(input) is not Tensor:
+        know_dtensor()
     if training is not True and training is not False:
         raise TypeError(f"{name}(): argument 'training' must be bool, not {type(training).__name__}")
     if inplace is not True and inplace is not False:

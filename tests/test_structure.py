@@ -45,6 +45,7 @@ def test_python_arrows():
         "rng": {"_extension", "reference"},
         "_transforms": {"_extension", "reference"},
         "_nested": {"_extension", "reference"},
+        "_dtensor": {"_extension", "reference"},
         "_calls": {"_extension", "_transforms", "reference", "rng"},
         "functional": {"_calls", "_extension", "reference", "rng"},
         "pipelines": {"_calls", "reference", "rng"},
